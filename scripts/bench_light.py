@@ -141,7 +141,7 @@ def audits() -> Iterator[bool]:
     """Of the book's data sets, where the official files are."""
     from dlrun.config.compose import configure
     from dlrun.config.instantiate import build_part
-    from dlrun.core.paths import data_root
+    from dlrun.core.files import data_root
     from dlrun.data.audit.run import audit
 
     for task, most in AUDITS.items():

@@ -100,7 +100,7 @@ def bar(what: str, found: float, most: float, unit: str) -> bool:
 
 def there(task: str) -> list[str]:
     """The words that a task needs to run on its sample where its official files are not there; none otherwise."""
-    from dlrun.core.paths import data_root
+    from dlrun.core.files import data_root
 
     name = FILES.get(task)
     return [] if name is None or (data_root() / name).is_dir() else ["source=sample"]

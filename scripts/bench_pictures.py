@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dlrun.core.paths import data_root
+from dlrun.core.files import data_root
 
 BATCH, SIDE, RATE = 32, 150, 1e-4
 EPOCH_RATIO, MODEL_SHARE = 2.0, 0.85  # the least for a release

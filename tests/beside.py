@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from dlrun.core.paths import PACKAGE
+from dlrun.core.files import PACKAGE
 
 LIMIT = 3600.0  # seconds: ends what hangs for good, and is never what a test is about
 HERE = os.environ | {"PYTHONPATH": str(PACKAGE.parent), "OMP_NUM_THREADS": "1"}

@@ -124,7 +124,7 @@ def parsed_once():
     import hydra
     from omegaconf import OmegaConf
 
-    from dlrun.config.groups import get_builtin_conf
+    from dlrun.config.parts import get_builtin_conf
 
     folders = get_builtin_conf().resolve(), Path(hydra.__file__).parent / "conf"
     shipped, load, known = tuple(f"{folder}{os.sep}" for folder in folders), OmegaConf.load, {}
@@ -151,7 +151,7 @@ def composed_once(parsed_once):
     from hydra._internal import config_loader_impl as hydra
     from hydra._internal.defaults_list import Overrides
 
-    from dlrun.config.groups import get_builtin_conf
+    from dlrun.config.parts import get_builtin_conf
 
     listed, put_together = (
         hydra.create_defaults_list,

@@ -18,8 +18,8 @@ from torch import nn
 from dlrun.config.instantiate import build_part
 from dlrun.core import checkpoint
 from dlrun.core.dataset import PreparedData
+from dlrun.core.environment import ONE_PROCESS, ProcessGroup
 from dlrun.core.errors import TrainingDiverged, TrainingInterrupted
-from dlrun.core.process_group import ONE_PROCESS, ProcessGroup
 from dlrun.core.types import Field, Spec
 from dlrun.data.loading.table import DenseColumn, Table
 from dlrun.objectives.gan import GANObjective

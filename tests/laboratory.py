@@ -10,10 +10,10 @@ import torch
 import yaml
 from torch import nn
 
-from dlrun.config.groups import get_builtin_conf
 from dlrun.config.instantiate import build_part
+from dlrun.config.parts import get_builtin_conf
 from dlrun.core.dataset import PreparedData
-from dlrun.core.process_group import ONE_PROCESS, ProcessGroup
+from dlrun.core.environment import ONE_PROCESS, ProcessGroup
 from dlrun.core.types import Field, Spec
 from dlrun.data.loading.table import DenseColumn, Table
 from dlrun.evaluation import metrics

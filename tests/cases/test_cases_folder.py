@@ -18,7 +18,7 @@ from PIL import Image
 
 from dlrun.cli.main import main
 from dlrun.core import checkpoint, run_folder, stored_files
-from dlrun.core.paths import PACKAGE
+from dlrun.core.files import PACKAGE
 from dlrun.experiment.parallel_fits import stack
 from dlrun.objectives import supervised
 from dlrun.training import callbacks, optimization

@@ -13,8 +13,8 @@ import yaml
 from laboratory import SPEC, node, same, trainer, weights, wired
 
 from dlrun.cli.main import main
-from dlrun.config.groups import get_builtin_conf, list_group_options
 from dlrun.config.instantiate import build_part
+from dlrun.config.parts import get_builtin_conf, list_group_options
 from dlrun.core import checkpoint, device
 from dlrun.core.dataset import Dataset
 from dlrun.core.errors import TrainingInterrupted, UserError

@@ -16,15 +16,15 @@ import yaml
 
 import dlrun
 from dlrun.cli.main import main
-from dlrun.config import groups
+from dlrun.config import parts
 from dlrun.config.compatibility import PROBLEM_TYPES, get_metric_names, read_metric_kinds
 from dlrun.config.instantiate import build_part
-from dlrun.core import json_text
-from dlrun.core.measure_names import KNOWN_DIRECTIONS
+from dlrun.core import files as json_text
+from dlrun.core.formatting import KNOWN_DIRECTIONS
 from dlrun.core.run_folder import RunFolder
 from dlrun.core.types import Field, FitJob, Result, Step
 from dlrun.evaluation import metrics
-from dlrun.evaluation.mean_scores import compute_mean_score
+from dlrun.evaluation.metrics import compute_mean_score
 from dlrun.training.meter import Meter, scores_with_intervals
 
 BRIER = """
@@ -138,7 +138,7 @@ def measured(kind, name, classes, raw=None):
     shape, size, outputs = KINDS[kind]
     field = Field(kind, shape, size, tuple("abc"[:size]))
     (node,) = yaml.safe_load(
-        (groups.get_builtin_conf() / "metric" / f"{name}.yaml").read_text()
+        (parts.get_builtin_conf() / "metric" / f"{name}.yaml").read_text()
     ).values()
     metric = build_part(node, field)
     rows = len(classes)
@@ -339,10 +339,10 @@ def test_row_39_the_baseline_is_not_behind_itself(tmp_path, capsys):
 
 
 def test_row_39_large_numbers_are_written_alike():
-    from dlrun.report import formatting
+    from dlrun.report import result_tables
 
     score = {"value": 109123.4, "low": 99950.2, "high": 116001.0}
-    assert formatting.format_score(score) == "109123 [99950, 116001]"
+    assert result_tables.format_score(score) == "109123 [99950, 116001]"
 
 
 # which fit of a run answers

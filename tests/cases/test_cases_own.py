@@ -358,7 +358,7 @@ def test_row_own_a_mistake_is_answered_with_what_to_write(word, package, capsys)
     assert MISTAKES[word] in re.sub(r"\b(64|256)\b(?=,| rows)", "N", refused(capsys, word))
 
 
-@pytest.mark.parametrize("name", ["points", "tensors", "dataset", "Pictures", "names"])
+@pytest.mark.parametrize("name", ["points", "tensors", "dataset", "Images", "names"])
 def test_row_own_data_of_any_form_work_at_the_first_try(name, package, tmp_path):
     test = ("test=true",) if name in ("tensors", "dataset") else ()
     folder, result = run(tmp_path, f"data._target_=my_package.{name}", *test)

@@ -77,7 +77,7 @@ def test_row_41_no_process_that_is_started_looks_for_modules_in_the_working_fold
                 and ast.unparse(node.elts[0]) == "sys.executable"
             ):
                 started.append((path.name, ast.unparse(node.elts[1])))
-    assert len(started) >= 2 and {flag for _, flag in started} == {"'-P'"}, started
+    assert started and {flag for _, flag in started} == {"'-P'"}, started
 
 
 def test_row_41_a_split_in_a_checkpoint_leads_nowhere_else(finished, capsys):

@@ -164,7 +164,7 @@ def test_row_own_what_is_meant_is_suggested(word, meant, capsys):
 
 
 def test_row_own_ls_lists_the_settings_of_every_option(capsys):
-    from dlrun.config.groups import get_builtin_conf, list_groups
+    from dlrun.config.parts import get_builtin_conf, list_groups
 
     for group, options in list_groups(get_builtin_conf()).items():
         for option in options:

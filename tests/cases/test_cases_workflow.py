@@ -282,7 +282,7 @@ def test_findings_a_budget_in_seconds_stops_fits_and_says_what_it_left_out():
 
 def test_findings_folds_of_a_stopped_stage_have_equally_many_epochs(monkeypatch):
     times = iter(range(0, 100_000, 5))  # each look at the clock is five seconds later
-    monkeypatch.setattr("dlrun.workflow.budget.clock", lambda: float(next(times)))
+    monkeypatch.setattr("dlrun.workflow.evidence.clock", lambda: float(next(times)))
     words = ["protocol=kfold", "protocol.folds=3", "engine.epochs=4", "workflow.budget=90s"]
     assert main(["workflow", *weak(rows=300, columns=3), *words]) == 0
     epochs = {}

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from dlrun.cli.main import main
-from dlrun.core.paths import PACKAGE
-from dlrun.data import downloads
+from dlrun.core.files import PACKAGE
+from dlrun.data import cache
 
 HERE = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
 TABLE = "area,town,price\n" + "".join(
@@ -375,7 +375,7 @@ CASES = {
             "dlrun.config.instantiate.importlib.import_module",
             "dlrun.core.environment.subprocess.run",
             "dlrun.cli.main.os.system",
-            "dlrun.report.html.Path",
+            "dlrun.report.build.Path",
             "torch.nn.modules.module.torch.load",
             "torchvision.models.os.system",
             "dlrun.models.dense.nothing_there",
@@ -391,7 +391,7 @@ CASES = {
     "a download as a part": within(
         "--config-dir mine data=own",
         {
-            "mine/data/own.yaml": "_target_: dlrun.data.datasets.mnist.fetch\nfile: {_target_: dlrun.data.downloads.RemoteFile}\n"
+            "mine/data/own.yaml": "_target_: dlrun.data.datasets.mnist.fetch\nfile: {_target_: dlrun.data.cache.RemoteFile}\n"
         },
         "data: _target_ 'dlrun.data.datasets.mnist.fetch' is not allowed",
     ),
@@ -569,7 +569,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DLRUN_DATA", str(tmp_path / "cache"))
     monkeypatch.delenv("DLRUN_CONFIG_PATH", raising=False)
-    monkeypatch.setattr(downloads, "_download_url", refuse)
+    monkeypatch.setattr(cache, "_download_url", refuse)
     monkeypatch.setattr(sys, "path", list(sys.path))
     return tmp_path
 

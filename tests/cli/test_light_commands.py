@@ -12,13 +12,13 @@ from rich.console import Console
 
 from dlrun.cli.compare import build_comparison
 from dlrun.cli.completion import complete_command_line, get_completion_script
-from dlrun.cli.help import format_help
 from dlrun.cli.list import format_listing
-from dlrun.config import groups
+from dlrun.cli.usage import format_help
+from dlrun.config import parts
 from dlrun.config.command_names import COMMANDS
-from dlrun.core import paths
+from dlrun.core import files
 from dlrun.core.errors import UserError
-from dlrun.core.paths import PACKAGE
+from dlrun.core.files import PACKAGE
 
 HERE = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
 FILES = {
@@ -41,13 +41,13 @@ def conf(tmp_path, monkeypatch):
     for name, text in FILES.items():
         (top / name).parent.mkdir(parents=True, exist_ok=True)
         (top / name).write_text(text)
-    monkeypatch.setattr(groups, "get_builtin_conf", lambda: top)
+    monkeypatch.setattr(parts, "get_builtin_conf", lambda: top)
     monkeypatch.chdir(tmp_path)
     return top
 
 
 def test_the_real_conf_folder_has_tasks_and_its_groups():
-    found = groups.list_groups(groups.get_builtin_conf())
+    found = parts.list_groups(parts.get_builtin_conf())
     assert len(found["task"]) >= 5 and {"data", "model", "loss", "optimizer", "protocol"} <= set(
         found
     )
@@ -143,7 +143,7 @@ def test_completion_offers_run_folders_the_newest_first(conf, tmp_path):
 
 
 def test_bash_itself_completes(conf, tmp_path):
-    code = "import sys; from dlrun.config import groups as places; from pathlib import Path; places.get_builtin_conf = lambda: Path('conf')"
+    code = "import sys; from dlrun.config import parts as places; from pathlib import Path; places.get_builtin_conf = lambda: Path('conf')"
     code += "; from dlrun.cli.completion import complete_command_line as complete"
     code += "; print(*complete(sys.argv[1:-1], sys.argv[-1]), sep=chr(10))"
     script = f"""dlrun() {{ shift; '{sys.executable}' -c "{code}" "$@"; }}
@@ -210,17 +210,17 @@ def test_folders_that_are_no_runs_are_left_out_by_name_and_refused_where_nothing
 
 
 LIGHT = [
-    *("dlrun.cli.help", "dlrun.cli.list", "dlrun.cli.completion", "dlrun.cli.compare"),
+    *("dlrun.cli.usage", "dlrun.cli.list", "dlrun.cli.completion", "dlrun.cli.compare"),
     *("dlrun.launch.progress", "dlrun.training.tensorboard_events"),
 ]
-REPORT = [f"dlrun.report.{file.stem}" for file in paths.PACKAGE.glob("report/[!_]*.py")]
+REPORT = [f"dlrun.report.{file.stem}" for file in files.PACKAGE.glob("report/[!_]*.py")]
 
 
 def test_light_commands_import_nothing_heavy():
     code = "import sys\n" + "\n".join(
         f"from {module} import {name}"
         for module, name in (
-            ("dlrun.cli.help", "format_help"),
+            ("dlrun.cli.usage", "format_help"),
             ("dlrun.cli.list", "format_listing"),
             ("dlrun.cli.completion", "complete_command_line"),
         )

@@ -10,7 +10,7 @@ import pytest
 from dlrun.config.compose import ConfigComposer, compose_config, configure
 from dlrun.config.override_errors import InvalidOverride
 from dlrun.core.errors import UserError
-from dlrun.core.paths import PACKAGE
+from dlrun.core.files import PACKAGE
 
 ROOT = (
     "metric, callback, augment, seed, source, repeat, test, reason, losses, metrics, loss_weights"

@@ -7,7 +7,7 @@ import pytest
 from dlrun.core import run_reader
 from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.core.types import FitJob, Result, result_to_dict
-from dlrun.launch.finish import compare_with_reference
+from dlrun.launch.run_config import compare_with_reference
 
 NOTES = {
     "3 rows left out; SYNTHETIC sample, not the real mnist": (

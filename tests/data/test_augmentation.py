@@ -15,8 +15,8 @@ from torchvision.transforms.v2 import functional as tv
 
 from dlrun.cli.explain import build_first_fit
 from dlrun.cli.main import main
-from dlrun.config.groups import get_builtin_conf
 from dlrun.config.instantiate import build_part
+from dlrun.config.parts import get_builtin_conf
 from dlrun.core import checkpoint
 from dlrun.core.errors import TrainingInterrupted, UserError
 from dlrun.core.types import Field, Spec

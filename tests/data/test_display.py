@@ -12,6 +12,7 @@ from test_largest_errors import DATASETS, load
 
 from dlrun.core.dataset import Dataset, Ragged
 from dlrun.data.audit.preprocessing_preview import build_preprocessing_examples
+from dlrun.data.cache import RemoteFile, find_local_file
 from dlrun.data.datasets import imdb_reuters
 from dlrun.data.display import (
     describe_array,
@@ -20,7 +21,6 @@ from dlrun.data.display import (
     to_display_image,
     truncate_words,
 )
-from dlrun.data.downloads import RemoteFile, find_local_file
 from dlrun.data.preprocessing.pipeline import prepare
 
 real = pytest.mark.skipif(

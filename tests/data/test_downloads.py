@@ -11,8 +11,8 @@ import pytest
 from beside import LIMIT
 
 from dlrun.core.errors import UserError
-from dlrun.core.paths import data_root as root
-from dlrun.data.downloads import RemoteFile, fetch
+from dlrun.core.files import data_root as root
+from dlrun.data.cache import RemoteFile, fetch
 
 CONTENT = b"official bytes" * 10_000
 SUM = hashlib.sha256(CONTENT).hexdigest()

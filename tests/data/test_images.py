@@ -26,9 +26,9 @@ from dlrun.core.dataset import Dataset
 from dlrun.core.errors import UserError
 from dlrun.data.audit.preprocessing_preview import build_preprocessing_examples
 from dlrun.data.audit.run import audit
+from dlrun.data.cache import fingerprint
 from dlrun.data.datasets.cats_dogs import cats_dogs
 from dlrun.data.display import describe_raw_row
-from dlrun.data.fingerprints import fingerprint
 from dlrun.data.images import decode_workers, decoded_cache, image_column
 from dlrun.data.images.archives import FileList
 from dlrun.data.images.decode import (

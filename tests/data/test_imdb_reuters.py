@@ -17,9 +17,9 @@ from laboratory import BAG
 
 from dlrun.core.dataset import Ragged
 from dlrun.core.errors import UserError
-from dlrun.data import downloads
+from dlrun.data import cache
+from dlrun.data.cache import RemoteFile
 from dlrun.data.datasets import housing, imdb_reuters, mnist
-from dlrun.data.downloads import RemoteFile
 from dlrun.data.legacy_pickle import read_lists, read_mappings
 from dlrun.data.preprocessing.padding import MultiHot
 from dlrun.data.preprocessing.pipeline import prepare, transform_rows
@@ -96,19 +96,19 @@ def test_a_pickle_without_the_official_checksum_is_not_loaded(place, read, known
 
 def test_a_file_exchanged_after_it_was_verified_is_not_loaded(place, monkeypatch):
     file = npz(place, pickle.dumps(lists([1, 2], [3])))
-    verify = downloads._check_digest
+    verify = cache._check_digest
 
     def verify_then_exchange(*args):
         verify(*args)
         npz(place, pickle.dumps(lists([1], [Evil(place / "made")])))
 
-    monkeypatch.setattr(downloads, "_check_digest", verify_then_exchange)
+    monkeypatch.setattr(cache, "_check_digest", verify_then_exchange)
     assert read_lists(file, "x").values.tolist() == [1, 2, 3]
     assert not (place / "made").exists()
 
 
 def test_no_other_module_loads_pickles():
-    source = Path(downloads.__file__).parents[1]
+    source = Path(cache.__file__).parents[1]
     loads = re.compile(
         r"allow_pickle=True|weights_only=False"
         r"|^\s*(import|from) (pickle|_pickle|marshal|shelve|dill|joblib|cloudpickle)\b"

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from dlrun.core.dataset import Ragged
-from dlrun.core.paths import user_cache
-from dlrun.data.downloads import RemoteFile
-from dlrun.data.parsed_cache import load_or_parse
+from dlrun.core.files import user_cache
+from dlrun.data.cache import RemoteFile, load_or_parse
 
 FILE = RemoteFile("imdb", "some.npz", "0" * 64, ())
 

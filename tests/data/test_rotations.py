@@ -18,7 +18,7 @@ from dlrun.core.dataset import Dataset
 from dlrun.core.errors import UserError
 from dlrun.core.types import FitJob
 from dlrun.data.audit import duplicates
-from dlrun.data.fingerprints import fingerprint
+from dlrun.data.cache import fingerprint
 from dlrun.data.images.image_column import ImageFileColumn
 from dlrun.data.images.rotation_pretext import RotatedImages, rotations
 from dlrun.data.preprocessing.pipeline import prepare, transform_rows

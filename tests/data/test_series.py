@@ -18,9 +18,9 @@ from dlrun.core.errors import UserError
 from dlrun.core.run_folder import RunFolder
 from dlrun.core.types import FitJob, ForecastHorizon, horizon_from_dict
 from dlrun.data.audit.run import audit
+from dlrun.data.cache import fingerprint
 from dlrun.data.datasets import jena
 from dlrun.data.display import describe_raw_row
-from dlrun.data.fingerprints import fingerprint
 from dlrun.data.preprocessing.pipeline import prepare, transform_rows
 from dlrun.data.series import series_file
 from dlrun.data.series.series_dataset import parse_unit, strip_unit

@@ -16,7 +16,7 @@ from dlrun.config.instantiate import build_part
 from dlrun.core import checkpoint
 from dlrun.core.dataset import Dataset
 from dlrun.core.errors import TrainingInterrupted, UserError
-from dlrun.data.fingerprints import fingerprint
+from dlrun.data.cache import fingerprint
 from dlrun.data.loading.streaming import prefetch
 from dlrun.data.preprocessing.numeric import StandardScaler
 from dlrun.data.preprocessing.pipeline import describe_preprocessing, prepare, transform_rows

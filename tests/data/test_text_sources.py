@@ -18,9 +18,9 @@ from dlrun.cli.main import main
 from dlrun.config.instantiate import build_part
 from dlrun.core.errors import UserError
 from dlrun.data.audit.run import audit
+from dlrun.data.cache import RemoteFile
 from dlrun.data.datasets import imdb_raw, imdb_reuters
 from dlrun.data.display import describe_raw_row
-from dlrun.data.downloads import RemoteFile
 from dlrun.data.preprocessing.pipeline import prepare, transform_rows
 from dlrun.data.tabular.text_encoding import decode_text
 

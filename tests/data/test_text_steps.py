@@ -13,14 +13,14 @@ import torch
 from laboratory import node
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
-from dlrun.config.groups import get_builtin_conf, list_group_options
 from dlrun.config.instantiate import build_part
+from dlrun.config.parts import get_builtin_conf, list_group_options
 from dlrun.core.dataset import Ragged
 from dlrun.core.errors import UserError
 from dlrun.data.datasets.imdb_raw import imdb_text
 from dlrun.data.loading.sequences import SequenceColumn
 from dlrun.data.loading.table import SparseCounts, Table
-from dlrun.data.preprocessing import text as text_steps
+from dlrun.data.preprocessing import padding
 from dlrun.data.preprocessing.padding import pad_sequences
 from dlrun.data.preprocessing.pipeline import describe_preprocessing, prepare
 from dlrun.data.preprocessing.tokenizer import Tokenizer
@@ -168,7 +168,7 @@ def test_the_most_frequent_ones_are_kept_and_ties_go_by_the_alphabet():
     both = made("multi_hot", size=3, ngrams=[1, 2]).fit(texts("b a b a", "q"))
     assert both.entries == ("a", "b", "b a")
     sequence = made("sequence", size=4, length=3).fit(texts("d c b a", "z z z", "b c"))
-    assert sequence.labels == ("", text_steps.UNKNOWN_SYMBOL, "z", "b")
+    assert sequence.labels == ("", padding.UNKNOWN_SYMBOL, "z", "b")
 
 
 def test_sequences_have_padding_0_and_others_1():

@@ -10,7 +10,7 @@ import pytest
 from sklearn import metrics as reference
 
 from dlrun.evaluation import bootstrap
-from dlrun.evaluation.mean_scores import compute_mean_score
+from dlrun.evaluation.metrics import compute_mean_score
 from dlrun.evaluation.split_metrics import CLASS_METRICS, SplitMetric, make_row_metric
 
 N = 400

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from laboratory import node
 from PIL import Image
 
-from dlrun.config.groups import get_builtin_conf, list_group_options
 from dlrun.config.instantiate import build_part
+from dlrun.config.parts import get_builtin_conf, list_group_options
 from dlrun.core.dataset import Dataset
 from dlrun.core.types import Field
 from dlrun.data import display

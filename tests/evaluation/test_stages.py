@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from dlrun.cli.compare_tables import get_compared_results
+from dlrun.cli.compare import get_compared_results
 from dlrun.cli.main import main
 from dlrun.config.instantiate import to_dotted_keys
 from dlrun.core import checkpoint

@@ -16,17 +16,16 @@ from torch import nn
 from dlrun.config.instantiate import build_part
 from dlrun.core import checkpoint
 from dlrun.core.dataset import PreparedData
+from dlrun.core.device import derive_seed
 from dlrun.core.errors import NotStackable, TrainingDiverged, TrainingInterrupted
-from dlrun.core.random import derive_seed
 from dlrun.core.types import Field, FitJob, Spec
 from dlrun.data.loading.table import DenseColumn, SparseCounts, Table
 from dlrun.evaluation import metrics
 from dlrun.experiment.builder import BuiltFit
 from dlrun.experiment.parallel_fits.batches import ParallelBatches, split_into_segments
-from dlrun.experiment.parallel_fits.layers import StackedDropout
 from dlrun.experiment.parallel_fits.loop import Member, train_members
 from dlrun.experiment.parallel_fits.stack import FitStack
-from dlrun.experiment.parallel_fits.stack_modules import ModuleStack
+from dlrun.experiment.parallel_fits.stack_modules import ModuleStack, StackedDropout
 from dlrun.models.layers import InputProjection
 from dlrun.objectives.supervised import Supervised
 from dlrun.training.callbacks import BestCheckpoint, EarlyStopping

@@ -31,12 +31,13 @@ from dlrun.core.types import Field, Spec
 from dlrun.data.loading.table import EmptyBatches
 from dlrun.experiment.runner import Experiment
 from dlrun.interpret import attribution, filter_visualization
-from dlrun.interpret.activations import (
+from dlrun.interpret.attribution import (
     count_zero_channels,
     get_layer_activations,
+    grad_cam,
+    saliency,
     to_contrast_images,
 )
-from dlrun.interpret.attribution import grad_cam, saliency
 from dlrun.interpret.model_summary import summarize_layers
 from dlrun.interpret.target import select_output
 from dlrun.launch.run_config import make_run_folder
@@ -543,7 +544,7 @@ def test_a_run_that_reads_no_pictures_is_refused(tmp_path, capsys):
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome here")
 def test_a_browser_shows_the_look_inside(run, tmp_path, unreported):
-    from dlrun.report.html import POLICY
+    from dlrun.report.build import POLICY
 
     assert main(["visualize", str(run), "kind=[heatmap,weights]", "row=0"]) == 0
     text = (

@@ -15,8 +15,8 @@ from laboratory import BAG, node
 from dlrun.config.instantiate import build_part
 from dlrun.core.dataset import Dataset, Ragged, RawColumn, Source, StoredColumn
 from dlrun.core.errors import UserError
+from dlrun.data.cache import fingerprint
 from dlrun.data.datasets import housing, imdb_reuters, mnist, sklearn_datasets
-from dlrun.data.fingerprints import fingerprint
 from dlrun.data.preprocessing.numeric import (
     KBinsDiscretizer,
     LabelEncoder,

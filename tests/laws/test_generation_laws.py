@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from dlrun.cli.main import main
-from dlrun.config.groups import get_builtin_conf, list_group_options
+from dlrun.config.parts import get_builtin_conf, list_group_options
 from dlrun.core import checkpoint
-from dlrun.core.measure_names import get_known_direction
+from dlrun.core.formatting import get_known_direction
 from dlrun.core.run_folder import RunFolder
 from dlrun.experiment.inference import load_fit
 from dlrun.training.monitors import get_direction_by_metric

@@ -15,8 +15,8 @@ from dlrun.config.override_errors import InvalidOverride
 from dlrun.config.signatures import parse_source_file
 from dlrun.core import files, stored_files
 from dlrun.core.errors import FileWriteError
-from dlrun.core.folder_lock import _held, lock_folder
-from dlrun.data import dataset_cache
+from dlrun.core.run_reader import _held, lock_folder
+from dlrun.data import cache
 from dlrun.data.images.archives import read_bytes
 
 SRC = Path(dlrun.__file__).parent
@@ -216,7 +216,7 @@ def test_locks_and_data_are_held_inside_their_blocks_alone(tmp_path):
     with lock_folder(tmp_path):
         assert tmp_path.resolve() in _held
     assert tmp_path.resolve() not in _held
-    assert dataset_cache._held_datasets is None
+    assert cache._held_datasets is None
 
 
 def test_a_failure_is_told_of_every_file(tmp_path, caplog):

@@ -4,7 +4,7 @@ import ast
 
 import pytest
 
-from dlrun.core.paths import PACKAGE
+from dlrun.core.files import PACKAGE
 
 # Names under which an experiment, or what builds its fits, is known.
 OWNERS = {"experiment", "experiments", "builder"}

@@ -13,7 +13,7 @@ import torch
 from beside import dlrun
 
 from dlrun.cli.main import main
-from dlrun.core import checkpoint, paths, stored_files
+from dlrun.core import checkpoint, files, stored_files
 from dlrun.training import trainer as engine
 
 # dropout, batch norm, a schedule with warm-up, accumulation, a running average, and the best epoch kept: all have state
@@ -298,11 +298,11 @@ def test_three_runs_in_one_second_have_three_folders(tmp_path, monkeypatch):
         def now(cls, tz=None):
             return cls(2024, 1, 2, 3, 4, 5)
 
-    monkeypatch.setattr(paths, "datetime", Still)
+    monkeypatch.setattr(files, "datetime", Still)
     made = []
     threads = [
         threading.Thread(
-            target=lambda: made.append(paths.create_run_folder(tmp_path, "task", "model"))
+            target=lambda: made.append(files.create_run_folder(tmp_path, "task", "model"))
         )
         for _ in range(3)
     ]

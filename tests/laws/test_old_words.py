@@ -9,9 +9,9 @@ import yaml
 from dlrun.cli.main import main
 from dlrun.config import old_words
 from dlrun.config.compose import configure
-from dlrun.config.groups import get_builtin_conf, list_all_groups
 from dlrun.config.old_words import to_current_overrides
 from dlrun.config.overrides import split_config_folders
+from dlrun.config.parts import get_builtin_conf, list_all_groups
 from dlrun.core.renamed_parts import (
     CURRENT_CHOICES,
     CURRENT_COMMANDS,

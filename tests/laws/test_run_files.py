@@ -9,14 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from dlrun.core.paths import PACKAGE
+from dlrun.core.files import PACKAGE
 from dlrun.core.run_folder import RunFile
-from dlrun.core.schemas import SCHEMAS
+from dlrun.core.stored_files import SCHEMAS
 
 OWNER = "core/run_folder.py"
 # Where such a name may stand, and why.
 EXCEPTIONS = {
-    ("core/schemas.py", name): "the table of what each file must hold, which the reader looks up"
+    (
+        "core/stored_files.py",
+        name,
+    ): "the table of what each file must hold, which the reader looks up"
     for name in {*SCHEMAS, "history.jsonl"}
 } | {
     ("cli/completion.py", "config.yaml"): "a TAB key is answered with as few imports as possible",

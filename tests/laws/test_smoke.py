@@ -8,7 +8,7 @@ import re
 import pytest
 
 from dlrun.cli.main import main
-from dlrun.config.groups import get_builtin_conf, list_group_options
+from dlrun.config.parts import get_builtin_conf, list_group_options
 
 NEED_A_PATH = ("csv", "images", "pictures", "series", "texts")
 EXPERIMENTS = list_group_options(get_builtin_conf(), "experiment")

@@ -13,8 +13,8 @@ from torch import nn
 
 from dlrun.config.instantiate import build_part
 from dlrun.core import checkpoint
+from dlrun.core.device import derive_seed
 from dlrun.core.errors import TrainingDiverged, TrainingInterrupted
-from dlrun.core.random import derive_seed
 from dlrun.core.types import EpochRecord, Step
 from dlrun.training.callbacks import BestCheckpoint, EarlyStopping, find_best_epoch
 from dlrun.training.optimization import Optimization

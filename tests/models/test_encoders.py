@@ -7,8 +7,8 @@ import torch
 from laboratory import node
 from torch import nn
 
-from dlrun.config.groups import get_builtin_conf, list_group_options
 from dlrun.config.instantiate import build_part
+from dlrun.config.parts import get_builtin_conf, list_group_options
 from dlrun.core.errors import UserError
 from dlrun.core.types import Field, Spec
 from dlrun.models.sequence.masking import move_padding_last, pool_steps, reverse_steps

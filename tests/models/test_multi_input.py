@@ -9,8 +9,8 @@ from laboratory import node
 
 from dlrun.cli.main import main
 from dlrun.config.compatibility import ACCEPTS, NEEDS, get_input_error, get_model_part_name
-from dlrun.config.groups import get_builtin_conf, list_group_options
 from dlrun.config.instantiate import build_part
+from dlrun.config.parts import get_builtin_conf, list_group_options
 from dlrun.core.errors import UserError
 from dlrun.core.types import Field, Spec
 

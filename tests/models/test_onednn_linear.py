@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dlrun.models import onednn_linear
+from dlrun.models import layers
 from dlrun.models.layers import Linear
 
 pytestmark = pytest.mark.skipif(
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("inputs", [True, False])  # whether what is before it learns, too
 def test_a_large_product_is_that_of_torchs_own_layer(bias, inputs, monkeypatch):
-    monkeypatch.setattr(onednn_linear, "is_onednn_faster", lambda: True)
+    monkeypatch.setattr(layers, "is_onednn_faster", lambda: True)
     torch.manual_seed(0)
     ours, theirs = Linear(600, 300, bias=bias), nn.Linear(600, 300, bias=bias)
     theirs.load_state_dict(ours.state_dict())
@@ -37,7 +37,7 @@ def test_a_large_product_is_that_of_torchs_own_layer(bias, inputs, monkeypatch):
     ("rows", "how"), [(4, "few"), (64, "double"), (64, "autocast"), (64, "series")]
 )
 def test_all_else_is_torchs_own(rows, how, monkeypatch):
-    monkeypatch.setattr(onednn_linear, "is_onednn_faster", lambda: True)
+    monkeypatch.setattr(layers, "is_onednn_faster", lambda: True)
     x = torch.randn(*((rows, 2, 600) if how == "series" else (rows, 600)))
     layer = Linear(600, 300)
     layer, x = (layer.double(), x.double()) if how == "double" else (layer, x)

@@ -22,7 +22,7 @@ from dlrun.cli.main import main
 from dlrun.config.instantiate import build_part
 from dlrun.core import checkpoint
 from dlrun.core.errors import UserError
-from dlrun.core.paths import user_cache
+from dlrun.core.files import user_cache
 from dlrun.core.types import Field, Spec
 from dlrun.data.images.decode import Reading, decode_image
 from dlrun.experiment import feature_cache

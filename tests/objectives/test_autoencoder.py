@@ -17,12 +17,12 @@ from sklearn.metrics import adjusted_rand_score
 from dlrun.cli.main import main
 from dlrun.config.instantiate import build_part
 from dlrun.core import checkpoint
+from dlrun.core.device import derive_seed
 from dlrun.core.errors import UserError
-from dlrun.core.random import derive_seed
+from dlrun.core.objective import ObjectiveContext
 from dlrun.core.types import Field, Spec
 from dlrun.data.datasets.sklearn_datasets import breast_cancer, diabetes, digits, wine
 from dlrun.data.preprocessing.pipeline import prepare
-from dlrun.objectives.context import ObjectiveContext
 from dlrun.objectives.corruption import Noise
 from dlrun.objectives.reconstruction_baselines import fit_pca
 from dlrun.training.optimization import Optimization

@@ -15,7 +15,7 @@ from torch import nn
 from dlrun.cli.main import main
 from dlrun.config.compose import configure
 from dlrun.config.instantiate import build_part
-from dlrun.core.random import derive_seed
+from dlrun.core.device import derive_seed
 from dlrun.core.types import Field, FitJob, Spec
 from dlrun.data.loading.images import ImageColumn
 from dlrun.data.loading.table import Table

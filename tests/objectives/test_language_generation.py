@@ -15,10 +15,10 @@ from test_language_model import TEXT, raw_of
 from dlrun.cli.main import main
 from dlrun.config.instantiate import build_part
 from dlrun.core.errors import UserError
+from dlrun.core.objective import ObjectiveContext
 from dlrun.data.preprocessing.pipeline import prepare
 from dlrun.data.text.corpus import INPUT, TARGET
-from dlrun.models.language.sampling import token_probabilities
-from dlrun.objectives.context import ObjectiveContext
+from dlrun.models.language.language_model import token_probabilities
 from dlrun.objectives.language_model import SlidingContextModel, language
 from dlrun.objectives.losses import auto
 from dlrun.objectives.supervised import Supervised

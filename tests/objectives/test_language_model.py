@@ -20,8 +20,7 @@ from dlrun.data.preprocessing import language
 from dlrun.data.preprocessing.language import TokenEncoder, index_tokens, join_tokens, tokenize
 from dlrun.data.preprocessing.pipeline import prepare, transform_rows
 from dlrun.data.text.corpus import INPUT, TARGET, WindowConfig, build_corpus_dataset
-from dlrun.evaluation.mean_scores import compute_mean_score
-from dlrun.evaluation.metrics import bits, perplexity
+from dlrun.evaluation.metrics import bits, compute_mean_score, perplexity
 from dlrun.evaluation.protocols.plans import holdout, kfold, walk_forward
 from dlrun.models.bigram import smooth_counts
 from dlrun.objectives.losses import auto

@@ -14,12 +14,12 @@ from torch import nn
 
 from dlrun.cli.main import main
 from dlrun.config.instantiate import build_part
-from dlrun.core import artifacts
+from dlrun.core import objective as artifacts
 from dlrun.core.errors import UserError
+from dlrun.core.objective import ObjectiveContext
 from dlrun.core.types import Field, Spec
 from dlrun.data.datasets.cartpole import START_RANGE
 from dlrun.data.preprocessing.pipeline import prepare
-from dlrun.objectives.context import ObjectiveContext
 from dlrun.objectives.policy_gradient import Episodes, PolicyGradient, ReturnEstimator, run_episodes
 
 ACTIONS = Field("category", (), 2, ("left", "right"), torch.tensor([0.5, 0.5]))

@@ -14,11 +14,11 @@ from dlrun.cli.main import main
 from dlrun.config.instantiate import build_part
 from dlrun.core.dataset import PreparedData
 from dlrun.core.errors import UserError
+from dlrun.core.objective import ObjectiveContext
 from dlrun.core.types import Field, Spec
 from dlrun.data.loading.table import DenseColumn, Table
 from dlrun.models.pretrained.backbones import Backbone
 from dlrun.models.pretrained.feature_extractor import FeatureExtractor
-from dlrun.objectives.context import ObjectiveContext
 from dlrun.objectives.style_transfer import (
     gram_matrix,
     match_brightness,

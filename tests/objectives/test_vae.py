@@ -14,13 +14,13 @@ from torch.distributions import Normal, kl_divergence
 
 from dlrun.cli.main import main
 from dlrun.config.instantiate import build_part
+from dlrun.core.device import derive_seed
 from dlrun.core.errors import UserError
-from dlrun.core.random import derive_seed
+from dlrun.core.objective import ObjectiveContext
 from dlrun.core.types import Field, Spec
 from dlrun.data.datasets.mnist import fashion_mnist, mnist
 from dlrun.data.datasets.sklearn_datasets import digits
 from dlrun.data.preprocessing.pipeline import prepare
-from dlrun.objectives.context import ObjectiveContext
 from dlrun.objectives.latent_space import mean_difference
 from dlrun.objectives.vae import standard_normal_kl
 from dlrun.training.optimization import Optimization

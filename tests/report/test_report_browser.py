@@ -11,7 +11,7 @@ import pytest
 from beside import LIMIT
 from made_up_workflow import reports
 
-from dlrun.report.html import POLICY
+from dlrun.report.build import POLICY
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

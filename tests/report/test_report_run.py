@@ -7,10 +7,10 @@ import pytest
 from made_up import classes_run, folds_run, history, result, run_folder, write_lines
 from rich.console import Console
 
-from dlrun.core import formatting, measure_names, run_reader, stored_files
+from dlrun.core import formatting, run_reader, stored_files
 from dlrun.core.errors import UserError
 from dlrun.core.run_folder import RunFolder
-from dlrun.report import confusion_matrix, learning_curves
+from dlrun.report import learning_curves, plotting
 from dlrun.report.build import write_report
 from dlrun.report.result_tables import load_result_tables, make_score_tables
 
@@ -80,7 +80,7 @@ def test_folds_share_one_picture_and_one_table_with_mean_and_deviation(tmp_path)
         "2.6000",
         "2.7000",
     ]
-    arrays = confusion_matrix.load_by_family(folder)["folds", "val"]
+    arrays = plotting.load_by_family(folder)["folds", "val"]
     assert arrays["target/price"].shape == (400, 1)
 
 
@@ -122,13 +122,13 @@ def test_val_and_test_have_a_table_each(tmp_path):
 
 def test_the_matrix_counts_what_was_answered():
     output = np.array([[0.9, 0.1, 0.0], [0.2, 0.5, 0.3], [0.1, 0.8, 0.1]])
-    assert confusion_matrix.count_confusion(np.array([0, 1, 2]), output, "category").tolist() == [
+    assert plotting.count_confusion(np.array([0, 1, 2]), output, "category").tolist() == [
         [1, 0, 0],
         [0, 1, 0],
         [0, 1, 0],
     ]
     truth, probability = np.array([[0.0], [1.0], [1.0]]), np.array([[0.2], [0.4], [0.9]])
-    assert confusion_matrix.count_confusion(truth, probability, "binary").tolist() == [
+    assert plotting.count_confusion(truth, probability, "binary").tolist() == [
         [1, 0],
         [1, 1],
     ]
@@ -147,16 +147,16 @@ def test_the_mean_curve_goes_as_far_as_every_fold_and_best_knows_the_direction()
 @pytest.mark.parametrize("name", ["loss", "loss_generator", "val/mae", "price_rmse", "mse"])
 def test_less_is_better_for_losses_and_errors(name):
     assert (
-        measure_names.get_direction(name, {}) == "min"
-        and measure_names.get_direction(name, {name: "max"}) == "max"
+        formatting.get_direction(name, {}) == "min"
+        and formatting.get_direction(name, {name: "max"}) == "max"
     )
 
 
 @pytest.mark.parametrize("name", ["accuracy", "r2", "roc_auc", "top_k", "maestro"])
 def test_more_is_better_for_the_rest(name):
     assert (
-        measure_names.get_direction(name, {}) == "max"
-        and measure_names.get_direction(name, {name: "min"}) == "min"
+        formatting.get_direction(name, {}) == "max"
+        and formatting.get_direction(name, {name: "min"}) == "min"
     )
 
 

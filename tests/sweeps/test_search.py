@@ -6,11 +6,10 @@ import math
 import pytest
 import yaml
 
-from dlrun.config.groups import get_builtin_conf
+from dlrun.config.parts import get_builtin_conf
 from dlrun.config.settings import Sweep
 from dlrun.core.errors import UserError
-from dlrun.sweeps.optuna_methods import find_even_step
-from dlrun.sweeps.optuna_study import SEARCH_LOG, SearchStudy
+from dlrun.sweeps.optuna_study import SEARCH_LOG, SearchStudy, find_even_step
 from dlrun.sweeps.study import Axis, Outcome, PreviousJob
 
 optuna = pytest.importorskip("optuna")

@@ -20,10 +20,10 @@ from dlrun.cli.main import main
 from dlrun.cli.sweep import create_study, parse_sweep_settings
 from dlrun.config import compose
 from dlrun.config.compose import ConfigComposer, configure
-from dlrun.config.groups import get_builtin_conf, list_group_options
+from dlrun.config.parts import get_builtin_conf, list_group_options
 from dlrun.core import stored_files
 from dlrun.core.errors import UserError
-from dlrun.data import dataset_cache
+from dlrun.data import cache
 from dlrun.launch import sweep_job
 from dlrun.launch import sweep_job as work
 from dlrun.report import parallel_coordinates
@@ -577,30 +577,29 @@ def test_data_are_read_once_and_cannot_be_written_to(tmp_path):
         return digits(**{k: v for k, v in node.items() if k != "_target_"})
 
     node = yaml.safe_load((get_builtin_conf() / "data" / "digits.yaml").read_text())
-    dataset_cache.open_cache()
+    cache.open_cache()
     try:
         first, again = (
-            dataset_cache.load_cached_dataset(node, load),
-            dataset_cache.load_cached_dataset(dict(node), load),
+            cache.load_cached_dataset(node, load),
+            cache.load_cached_dataset(dict(node), load),
         )
         assert first[0] is again[0] and first[1] == again[1] and len(read) == 1
         with pytest.raises(ValueError, match="read-only"):
             next(iter(first[0].dev.values()))[0] = 0
-        for number in range(dataset_cache.MAX_DATASETS):
-            dataset_cache.load_cached_dataset({"other": number}, load)
-        dataset_cache.load_cached_dataset(node, load)
-        assert len(read) == 2 + dataset_cache.MAX_DATASETS
+        for number in range(cache.MAX_DATASETS):
+            cache.load_cached_dataset({"other": number}, load)
+        cache.load_cached_dataset(node, load)
+        assert len(read) == 2 + cache.MAX_DATASETS
     finally:
-        dataset_cache.close_cache()
+        cache.close_cache()
     assert (
-        dataset_cache.load_cached_dataset(node, load)[1] == first[1]
-        and len(read) == 3 + dataset_cache.MAX_DATASETS
+        cache.load_cached_dataset(node, load)[1] == first[1] and len(read) == 3 + cache.MAX_DATASETS
     )
 
 
 def test_a_sweep_leaves_nothing_held(tmp_path):
     assert main(["-m", *TINY, "seed=1,2", f"output={tmp_path}"]) == 0
-    assert dataset_cache._held_datasets is None and Path.cwd().name == "here"
+    assert cache._held_datasets is None and Path.cwd().name == "here"
 
 
 @pytest.mark.parametrize("pays", [True, False])

@@ -22,10 +22,10 @@ import yaml
 from beside import Beside, dlrun, ended
 
 from dlrun.cli.main import main
-from dlrun.config import groups
+from dlrun.config import parts as groups
 from dlrun.core import checkpoint, stored_files
-from dlrun.core.process_group import ONE_PROCESS
-from dlrun.data.loading import partition
+from dlrun.core.environment import ONE_PROCESS
+from dlrun.data.loading import table as partition
 from dlrun.launch import local_ranks
 
 TOLERANCE = 1e-6

@@ -7,8 +7,8 @@ import pytest
 PLUGIN = '''
 import torch
 from torch import nn
-from dlrun.core.artifacts import ImageGrid as Images, ScatterPlot as Points, TextSample as Writing
-from dlrun.config.constraints import Count, Positive
+from dlrun.core.objective import ImageGrid as Images, ScatterPlot as Points, TextSample as Writing
+from dlrun.config.annotations import Count, Positive
 from dlrun.core.types import Score, Step
 
 

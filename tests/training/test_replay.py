@@ -17,10 +17,9 @@ from dlrun.data.loading.table import DenseColumn, Table
 from dlrun.objectives.supervised import Supervised
 from dlrun.training.fast import flat_optimizer
 from dlrun.training.fast.flat_optimizer import FlatOptimizer
-from dlrun.training.fast.fused_optimizer import FusedOptimizer, find_fused_kernel
 from dlrun.training.fast.replay import Replay
 from dlrun.training.optimization import Optimization
-from dlrun.training.optimizers import RMSprop
+from dlrun.training.optimizers import FusedOptimizer, RMSprop, find_fused_kernel
 from dlrun.training.step_runner import has_dynamic_calls
 from dlrun.training.trainer import Trainer
 

@@ -6,8 +6,8 @@ import pytest
 import yaml
 from laboratory import node
 
-from dlrun.config.groups import get_builtin_conf
 from dlrun.config.instantiate import apply_patch, build_part
+from dlrun.config.parts import get_builtin_conf
 from dlrun.core.errors import UserError
 from dlrun.core.types import Result
 from dlrun.evaluation.protocols.two_stages import make_protocol

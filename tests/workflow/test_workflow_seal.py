@@ -8,7 +8,7 @@ from test_workflow import HOLD, Cut, folder, results, told
 
 from dlrun.cli.main import main
 from dlrun.core import run_folder, stored_files
-from dlrun.core.measure_names import get_known_direction
+from dlrun.core.formatting import get_known_direction
 from dlrun.evaluation import test_ledger, worst_errors
 from dlrun.experiment.runner import Experiment
 from dlrun.workflow.workflow import Workflow

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dlrun.config.command_names import COMMANDS
-from dlrun.config.groups import find_option_file, get_conf_folders, list_all_groups
+from dlrun.config.parts import find_option_file, get_conf_folders, list_all_groups
 from dlrun.core.errors import UserError
 
 RUN_COMMANDS = (

@@ -136,14 +136,14 @@ def check_has_predictions(builder: ExperimentBuilder, fit: BuiltFit) -> None:
     Raises:
         UserError: In both cases.
     """
-    from dlrun.training import batch_norm
+    from dlrun.training import step_runner
 
     if not fit.trainer.objective.losses:
         objective = builder.config["objective"]["_target_"].rpartition(".")[2]
         raise UserError(
             f"objective={objective} predicts no target, and this command looks at predictions"
         )
-    batch_norm.check_batch_norm(
+    step_runner.check_batch_norm(
         fit.trainer.objective, fit.data.train, fit.trainer.settings.batch_rows
     )
 

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlrun.cli.run_argument import parse_run_argument
+from dlrun.config.annotations import MAX_INTEGER
 from dlrun.config.arguments import parse_arguments
-from dlrun.config.constraints import MAX_INTEGER
 from dlrun.core.errors import UserError
 from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.launch.run_config import load_plugin_packages
 
 if TYPE_CHECKING:
-    from dlrun.core.artifacts import Artifact
+    from dlrun.core.objective import Artifact
 
 
 COMMAND_KEYS = ("kind", "to", "seed", "fit")  # words of every kind
@@ -78,7 +78,7 @@ def write_generated_files(
     Returns:
         The files that were written.
     """
-    from dlrun.core import artifacts
+    from dlrun.core import objective
     from dlrun.experiment.inference import load_fit
     from dlrun.training import generation
 
@@ -97,7 +97,7 @@ def write_generated_files(
     artifacts_made = generation.generate_artifacts(
         fit.trainer, kind or kinds[0], seed_number, **options
     )
-    return artifacts.write_artifacts(
+    return objective.write_artifacts(
         print_while_streaming(artifacts_made), output, get_unused_name(output, kind or kinds[0])
     )
 
@@ -130,7 +130,7 @@ def parse_integer(name: str, text: str) -> int:
 
 def print_while_streaming(artifacts_made: Iterator[Artifact]) -> Iterator[Artifact]:
     """Pass artifacts on, printing text as it comes, and the descriptions of images."""
-    from dlrun.core.artifacts import TextSample
+    from dlrun.core.objective import TextSample
 
     for artifact in artifacts_made:
         if isinstance(artifact, TextSample):

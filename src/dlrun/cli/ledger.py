@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlrun.config.groups import get_conf_folders, list_all_groups
 from dlrun.config.overrides import split_config_folders
+from dlrun.config.parts import get_conf_folders, list_all_groups
 from dlrun.core.errors import UserError, format_names
 from dlrun.evaluation import test_ledger
 

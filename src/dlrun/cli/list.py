@@ -1,22 +1,127 @@
-"""`dlrun ls`: the options of each config group, and what their settings accept; imports no
-torch.
-"""
+"""`dlrun ls`: the options of a config group, and what their settings accept; needs no torch."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from dlrun.config.groups import (
+from dlrun.config.annotations import describe_annotation
+from dlrun.config.compose import compose_hydra_config, get_hydra_errors
+from dlrun.config.parts import (
     find_option_file,
     get_conf_folders,
+    is_for_root,
     list_all_groups,
     read_first_comment,
 )
+from dlrun.config.signatures import get_configurable_arguments
+from dlrun.config.validation import NUM_CONTEXT_ARGUMENTS, get_part_kind
 from dlrun.core.errors import UserError
 from dlrun.core.formatting import wrap_text
 from dlrun.core.renamed_parts import CURRENT_GROUPS
+
+WIDTH = 34  # characters of a value
+
+
+def format_option_settings(group: str, option: str, conf_folders: list[Path]) -> str:
+    """Format the settings of an option, a line each.
+
+    Args:
+        group: The group.
+        option: One of its options.
+        conf_folders: The config folders, strongest first.
+    """
+    file = find_option_file(conf_folders, group, option)
+    assert file is not None
+    config, chosen = _compose_option(group, option, conf_folders, file)
+    comments = _read_comments(file)
+    # Options of other groups go first: the settings below may be theirs.
+    rows = [(f"{name}={value}", "", "") for name, value in chosen.items()]
+    for key, value, accepts in _iter_rows(config, ""):
+        comment = comments.get(key.rpartition(".")[2])
+        rows.append((key, value, " ".join(filter(None, (accepts, comment)))))
+    key_width = max((len(key) for key, _, _ in rows), default=0) + 2
+    value_width = max((len(value) for _, value, _ in rows), default=0) + 2
+    lines = []
+    for key, value, text in rows:
+        head = f"  {key:<{key_width}}{value:<{value_width}}"
+        lines += wrap_text(head, text) if text else [head.rstrip()]
+    return "\n".join(
+        [f"{group}={option}  {read_first_comment(file)}".rstrip(), *(lines or ["  no settings"])]
+    )
+
+
+def _compose_option(
+    group: str, option: str, conf_folders: list[Path], file: Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What an option brings to a config, and the options of other groups that it chooses."""
+    from omegaconf import OmegaConf
+
+    values: Any = OmegaConf.to_container(OmegaConf.load(file)) or {}
+    defaults = values.pop("defaults", None) or ()
+    chosen = {
+        key.removeprefix("override /"): name
+        for entry in defaults
+        if isinstance(entry, dict)
+        for key, name in entry.items()
+        if key.startswith("override /")
+    }
+    # A file for the root sets keys of groups that only a whole config has.
+    if is_for_root(file):
+        return values, chosen
+    # Without defaults the file is all that there is, and Hydra is not asked.
+    if not defaults:
+        return {group: values}, {}
+    try:
+        node = compose_hydra_config([], conf_folders[:-1], f"{group}/{option}")
+    # Where the option alone makes no config, the plain content of its file is shown.
+    except get_hydra_errors():
+        return {group: values}, chosen
+    composed: Any = OmegaConf.to_container(node)
+    return composed, {}
+
+
+def _iter_rows(node: dict[str, Any], prefix: str) -> Iterator[tuple[str, str, str]]:
+    """Yield key, value and what is accepted, for each value in a config."""
+    target = node.get("_target_")
+    signature = None
+    if isinstance(target, str):
+        num_context = NUM_CONTEXT_ARGUMENTS.get(prefix, 0)
+        signature = get_configurable_arguments(target, get_part_kind(prefix), num_context)
+    for name, value in node.items():
+        if name == "_target_":
+            continue
+        key = f"{prefix}.{name}" if prefix else name
+        if isinstance(value, dict) and value:
+            yield from _iter_rows(value, key)
+            continue
+        argument = signature.arguments.get(name) if signature else None
+        annotation = argument.annotation if argument else None
+        accepts = ""
+        if argument and annotation:
+            accepts = describe_annotation(annotation, argument.module)
+        yield key, _format_value(value), accepts
+
+
+def _format_value(value: Any) -> str:
+    """Format a value as it would be typed."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = f"[{','.join(map(_format_value, value))}]" if isinstance(value, list) else str(value)
+    return text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"
+
+
+def _read_comments(file: Path) -> dict[str, str]:
+    """Read the comments beside the settings of a file: key → comment."""
+    comments = {}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        key, _, text = line.partition("#")
+        name = key.partition(":")[0].strip()
+        if text.strip() and name:
+            comments[name] = f"({text.strip()})"
+    return comments
 
 
 def format_listing(words: Sequence[str], folders: Sequence[Path] = ()) -> str:
@@ -35,8 +140,6 @@ def format_listing(words: Sequence[str], folders: Sequence[Path] = ()) -> str:
     if not words:
         return _format_counts(groups)
     if len(words) == 2 and words[1] in groups[find_group(words[0], groups)]:
-        from dlrun.cli.list_option import format_option_settings
-
         return format_option_settings(find_group(words[0], groups), words[1], conf_folders)
     return "\n\n".join(
         _format_options(find_group(word, groups), groups, conf_folders) for word in words

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrun.cli.explain import build_first_fit, check_has_predictions
+from dlrun.config.annotations import POSITIVE, Range
 from dlrun.config.compose import parse_override_value
-from dlrun.config.constraints import POSITIVE, Range
 from dlrun.core.errors import UserError
 from dlrun.core.formatting import format_number
 from dlrun.report.result_tables import TextTable, to_rich_table
@@ -38,7 +38,7 @@ def lr_command(words: list[str]) -> int:
     """
     from rich.console import Console
 
-    from dlrun.core.paths import create_run_folder
+    from dlrun.core.files import create_run_folder
     from dlrun.core.run_folder import RunFile, RunFolder
 
     settings, overrides = split_lr_overrides(words)

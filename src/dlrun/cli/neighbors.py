@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrun.cli.run_argument import parse_run_argument
+from dlrun.config.annotations import COUNT
 from dlrun.config.compatibility import get_model_part_name
 from dlrun.config.compose import parse_override_value
-from dlrun.config.constraints import COUNT
 from dlrun.core.errors import UserError, format_names
 from dlrun.core.run_folder import RunFolder
 from dlrun.evaluation.answering_fits import select_prediction_source

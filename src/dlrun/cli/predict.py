@@ -20,7 +20,7 @@ from dlrun.core.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dlrun.experiment.answers import Predictions
+    from dlrun.experiment.inference_folds import Predictions
 
 
 MAX_LISTED = 20  # skipped files that are named on the terminal
@@ -45,7 +45,7 @@ def predict_command(words: list[str]) -> int:
     request = parse_predict_request(words)
     console = Console(highlight=False)
     if request.kind == "series":
-        from dlrun.cli.predict_series import print_series_predictions
+        from dlrun.cli.predict_output import print_series_predictions
 
         text = print_series_predictions(
             request.folder,

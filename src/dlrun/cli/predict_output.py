@@ -1,19 +1,24 @@
-"""The output of `dlrun predict`: tables on the terminal, scores, and the text of a file."""
+"""The output of `dlrun predict`: tables, scores, a file, the next values of a series."""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrun.cli.predict_inputs import PredictRequest, get_single_table
+from dlrun.core import files
 from dlrun.core.errors import UserError
-from dlrun.core.formatting import counted
+from dlrun.core.formatting import counted, format_number
+from dlrun.report.result_tables import TextTable, to_rich_table
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dlrun.experiment.answers import Predictions
+    from dlrun.experiment.inference_folds import Predictions
 
 
 MAX_TEXT_WIDTH = 48  # characters of a text on the terminal
@@ -34,13 +39,13 @@ def print_predictions(
         The text of the file that was asked for.
     """
     from dlrun.core.run_folder import RunFolder
-    from dlrun.report import naming, prediction_table
+    from dlrun.report import prediction_table, result_tables
     from dlrun.report.result_tables import to_rich_table
 
     run = RunFolder(request.folder)
     config, data = run.read_config(), run.read_data()
     note = str(data.get("note") or "")
-    title = naming.get_run_title(config)
+    title = result_tables.get_run_title(config)
     columns = (outputs.spec.targets, outputs.names, outputs.outputs, outputs.truths)
     console.print(f"{title}: predictions", style="bold", soft_wrap=True, markup=False)
     if note:
@@ -157,7 +162,7 @@ def report_scores(
         Metric → value.
     """
     from dlrun.experiment.inference import is_file_of_run
-    from dlrun.report import formatting
+    from dlrun.report import result_tables as formatting
 
     if isinstance(file := request.items[0], Path) and is_file_of_run(config, file):
         # Scores on training rows would look too good, and test rows have their ledger.
@@ -193,3 +198,69 @@ def write_output_file(file: Path, text: str) -> None:
         write_text(file, text)
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror or error}") from error
+
+
+COLUMN_NAMES = ("target", "column", "when", "ahead", "value", "unit")
+
+
+def print_series_predictions(
+    folder: Path,
+    file: Path,
+    plugins: tuple[str, ...],
+    output_file: Path | None,
+    console: Console,
+    fit: str,
+    **reading: str,
+) -> str:
+    """Print the forecast.
+
+    Args:
+        folder: The run folder.
+        file: The CSV file with the series.
+        plugins: Packages that the config may instantiate.
+        output_file: The file for the forecast (.csv or .json); None for none.
+        console: Where the table is printed.
+        fit: Which of several fits; "" where the run decides.
+        reading: Options for reading the file, where they differ from the run's.
+
+    Returns:
+        The text of the output file.
+
+    Raises:
+        UserError: Where the series does not suit the run.
+    """
+    from dlrun.core.run_folder import RunFolder
+    from dlrun.experiment.inference_series import predict_series
+    from dlrun.report import result_tables
+
+    forecast = predict_series(folder, file, plugins, fit, **reading)
+    run = RunFolder(folder)
+    config, data = run.read_config(), run.read_data()
+    note = str(data.get("note") or "")
+    heading = f"after {forecast.last}, from {counted(forecast.rows, 'row')}"
+    console.print(f"{result_tables.get_run_title(config)}: {heading}", style="bold", soft_wrap=True)
+    if note:
+        console.print(note, style="bold red", soft_wrap=True, markup=False)
+    if forecast.note:
+        console.print(forecast.note, soft_wrap=True, markup=False)
+    rows = []
+    for value in forecast.values:
+        amount = f"{format_number(value.value)} {value.unit}".strip()
+        rows.append([value.column, value.when, value.ahead, amount])
+    table = TextTable("", ["column", "when", "ahead", "value"], rows, right=frozenset({2, 3}))
+    console.print(to_rich_table(table))
+    records = [asdict(value) for value in forecast.values]
+    if output_file is not None and output_file.suffix.lower() == ".csv":
+        return _to_csv(records, note)
+    output = {"run": str(folder), "note": note, "after": forecast.last, "values": records}
+    return files.to_json(output, 1) + "\n"
+
+
+def _to_csv(records: list[dict[str, Any]], note: str) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    # The note, such as SYNTHETIC, must not get lost when the file is passed on.
+    notes = [note] if note else []
+    writer.writerow([*COLUMN_NAMES, *(["note"] if note else [])])
+    writer.writerows([*(record[name] for name in COLUMN_NAMES), *notes] for record in records)
+    return text.getvalue()

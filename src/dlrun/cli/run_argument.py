@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from dlrun.config.compose import parse_override_value
-from dlrun.config.literal_overrides import restore_literal_text
 from dlrun.config.override_errors import list_dotted_keys, unknown_key_message
+from dlrun.config.overrides import restore_literal_text
 from dlrun.config.parts import find_part_errors
 from dlrun.config.settings import DEFAULTS_OF_OLD_RUNS
 from dlrun.core.errors import UserError

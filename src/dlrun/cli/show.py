@@ -68,7 +68,7 @@ def split_output_file(words: list[str]) -> tuple[Path | None, list[str]]:
 
 def make_image_file(builder: ExperimentBuilder) -> Path:
     """Return a path for the sheet in a new folder."""
-    from dlrun.core.paths import create_run_folder
+    from dlrun.core.files import create_run_folder
     from dlrun.core.run_folder import RunFile, RunFolder
 
     output = Path(builder.config["output"])

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from dlrun.cli.run_argument import parse_run_argument
 from dlrun.cli.visualize_request import VisualizeRequest
+from dlrun.config.annotations import COUNT, POSITIVE, Range
 from dlrun.config.compose import parse_override_value
-from dlrun.config.constraints import COUNT, POSITIVE, Range
 from dlrun.core.errors import UserError
 from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.launch.run_config import load_plugin_packages

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from dlrun.cli.visualize_network import Interpretation
 from dlrun.core.errors import UserError
-from dlrun.interpret import activations as layer_activations
 from dlrun.interpret import attribution, filter_visualization
+from dlrun.interpret import attribution as layer_activations
 from dlrun.models.pretrained.transfer import ImagePreprocessor
 from dlrun.report import interpretation as interpretation_plots
 

@@ -52,7 +52,7 @@ def workflow_command(
         )
     allow(config)
     # After all checks: a refused workflow leaves no folder behind.
-    from dlrun.core.paths import create_run_folder
+    from dlrun.core.files import create_run_folder
 
     folder = create_run_folder(Path(config["output"]), config["task"]["name"], "workflow")
     return start_run(config, ["workflow", *overrides], folder, plugins)

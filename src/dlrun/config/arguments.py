@@ -8,7 +8,7 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
-from dlrun.config.constraints import Range
+from dlrun.config.annotations import Range
 from dlrun.core.errors import UserError, format_names
 
 TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false"}

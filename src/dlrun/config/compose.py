@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.config.groups import get_builtin_conf, get_conf_folders
-from dlrun.config.literal_overrides import quote_override, restore_literal_text
 from dlrun.config.overrides import (
     find_override_errors,
     parse_overrides,
+    quote_override,
+    restore_literal_text,
     select_checkable_overrides,
 )
-from dlrun.config.root_validation import ADDED_LATER
+from dlrun.config.parts import get_builtin_conf, get_conf_folders
+from dlrun.config.settings import ADDED_LATER
 from dlrun.config.validation import find_unused_text_errors, validate_config
 from dlrun.core.errors import UserError
 

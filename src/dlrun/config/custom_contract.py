@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dlrun.core.paths import PACKAGE
+from dlrun.core.files import PACKAGE
 
 # (name, annotation as text) of arguments in order; "" without an annotation.
 NamedArguments = Sequence[tuple[str, str]]

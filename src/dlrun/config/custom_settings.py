@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from dlrun.config.root_validation import PART_LISTS, SINGLE_PARTS
+from dlrun.config.settings import PART_LISTS, SINGLE_PARTS
 from dlrun.config.signatures import get_configurable_arguments, is_custom
 from dlrun.config.validation import NUM_CONTEXT_ARGUMENTS, get_part_kind
 

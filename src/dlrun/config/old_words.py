@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dlrun.config.groups import find_option_file, list_group_names
+from dlrun.config.parts import find_option_file, list_group_names
 from dlrun.core.renamed_parts import (
     CURRENT_CHOICES,
     CURRENT_KEYS,

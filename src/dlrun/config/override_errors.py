@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from dlrun.config.compatibility import PER_TARGET_OVERRIDES
-from dlrun.config.root_validation import PART_LISTS
+from dlrun.config.settings import PART_LISTS
 from dlrun.core.errors import format_names
 
 # Mappings to which targets may be added by name, and how that is typed.

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dlrun.config.settings import parallel_fits_mode
-from dlrun.core import json_text
+from dlrun.core import files
 
 STACKABLE_MODELS = ("dlrun.models.dense.dense", "dlrun.models.dense.linear")
 STACKABLE_OPTIMIZERS = (
@@ -105,4 +105,4 @@ def serialize_shared_settings(config: Mapping[str, Any]) -> str:
         for name in outer:
             node = node.get(name) or {}
         node.pop(last, None)
-    return json_text.to_canonical_json(common)
+    return files.to_canonical_json(common)

@@ -18,18 +18,14 @@ from dlrun.config.compatibility import (
 )
 from dlrun.config.instantiate import apply_patch, to_dotted_keys
 from dlrun.config.parts import truncate_value
-from dlrun.config.root_validation import (
+from dlrun.config.settings import (
     PART_LISTS,
     SINGLE_PARTS,
     find_root_errors,
     find_structure_errors,
+    remove_common_settings,
 )
-from dlrun.config.settings import remove_common_settings
-from dlrun.config.signatures import (
-    Argument,
-    Signature,
-    get_configurable_arguments,
-)
+from dlrun.config.signatures import Argument, Signature, get_configurable_arguments
 from dlrun.core.errors import UserError, format_names
 from dlrun.core.run_folder import RunFile, RunFolder
 

@@ -1,17 +1,23 @@
-"""Files that are whole or absent: a reader finds the old content or the new, never half."""
+"""Files that are whole or absent, JSON, and the folders where data, caches and runs lie."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
+import math
 import os
 import re
 import shutil
+import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+import dlrun
 from dlrun.core.errors import FileWriteError, UserError
 
 log = logging.getLogger("dlrun")
@@ -147,3 +153,100 @@ def check_links_inside(folder: Path) -> None:
                     f"{path} is a link out of the run folder, to {os.readlink(path)}: "
                     "dlrun writes nowhere else; put the file or folder itself there"
                 )
+
+
+PACKAGE = Path(dlrun.__file__).resolve().parent
+
+
+def data_root() -> Path:
+    """The folder of official data files: $DLRUN_DATA, else the user's cache folder."""
+    chosen = os.environ.get("DLRUN_DATA")
+    return Path(chosen).expanduser() if chosen else user_cache()
+
+
+def user_cache() -> Path:
+    """The folder for files that can be made or downloaded again, by this system's custom."""
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "dlrun"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "dlrun"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dlrun"
+
+
+def create_run_folder(root: Path, *names: str) -> Path:
+    """Make a new folder root/<names>/<date>_<time>[-n] that no other process has.
+
+    Args:
+        root: Where runs are kept.
+        names: Folders in it, such as task and model.
+
+    Raises:
+        UserError: A name cannot be a folder's, or the folder cannot be made.
+    """
+    for name in names:
+        if not is_safe_name(name):
+            raise UserError(
+                f"'{name}' cannot be the name of a folder, and one is made for each task and model"
+            )
+    parent = root.absolute().joinpath(*names)
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    for number in range(1, 10_000):
+        folder = parent / (stamp if number == 1 else f"{stamp}-{number}")
+        # mkdir itself decides who gets the name: asking first would race with other processes.
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            if not folder.is_dir():
+                raise UserError(
+                    f"cannot make the run folder {folder}: there is a file of that name"
+                ) from None
+            continue
+        except OSError as error:
+            raise UserError(
+                f"cannot make the run folder {folder}: {error.strerror}; choose another: output=…"
+            ) from error
+        return folder
+    raise UserError(f"no free name left in {parent}")
+
+
+def remove_run_folder(folder: Path) -> None:
+    """Remove the folder of a run that never trained, and its empty parents of model and task."""
+    shutil.rmtree(folder)
+    with suppress(OSError):
+        for parent in list(folder.parents)[:2]:
+            parent.rmdir()
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """A value as JSON that any parser takes, which bare NaN is not."""
+    # allow_nan=False: whatever replace_nan does not know is an error here, not in some reader.
+    return json.dumps(replace_nan(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def to_json_line(value: Any) -> str:
+    """A value as one line of a file, in ASCII: no letter of it can end the line."""
+    return json.dumps(replace_nan(value), allow_nan=False) + "\n"
+
+
+def to_message(value: Any) -> str:
+    """A value for another process of this dlrun, which reads nan and infinity as they are."""
+    return json.dumps(value)
+
+
+def to_canonical_json(value: Any, **options: Any) -> str:
+    """A value as text for a hash or a comparison: equal values have equal texts."""
+    return json.dumps(value, sort_keys=True, default=str, **options)
+
+
+def replace_nan(value: Any) -> Any:
+    """The same value with None for nan and infinity."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: replace_nan(item) for key, item in value.items()}
+    return [replace_nan(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def number_from_json(value: Any) -> float:
+    """A number as it was written: null, and NaN from before 0.1.1, are nan."""
+    return math.nan if value is None else float(value)

@@ -12,11 +12,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.core import json_text, stored_files
+from dlrun.core import files, stored_files
 from dlrun.core.errors import CorruptedFileError, UserError
 from dlrun.core.files import atomic_write, convert_write_errors, write_text
-from dlrun.core.schemas import FIELDS, Schema
-from dlrun.core.stored_files import load_json_lines
+from dlrun.core.stored_files import FIELDS, Schema, load_json_lines
 
 if TYPE_CHECKING:
     import numpy as np
@@ -244,7 +243,7 @@ class RunFolder:
         path = self.path(RunFile.HISTORY)
         other_rows = [line for line in load_json_lines(path) if line["job"] != job.name]
         own_rows = [epoch_to_dict(job, row) for row in history]
-        write_text(path, "".join(json_text.to_json_line(line) for line in (*other_rows, *own_rows)))
+        write_text(path, "".join(files.to_json_line(line) for line in (*other_rows, *own_rows)))
 
     def append_history(self, job: FitJob, rows: Iterable[EpochRecord]) -> None:
         """Append rows of one job."""
@@ -252,7 +251,7 @@ class RunFolder:
 
         path = self.path(RunFile.HISTORY)
         with convert_write_errors(path), path.open("a", encoding="utf-8") as file:
-            file.write("".join(json_text.to_json_line(epoch_to_dict(job, row)) for row in rows))
+            file.write("".join(files.to_json_line(epoch_to_dict(job, row)) for row in rows))
 
     def read_result_lines(self) -> JsonLines:
         """The lines of results.jsonl, with the fields that runs of before 0.1.1 lack."""
@@ -278,7 +277,7 @@ class RunFolder:
 
         path = self.path(RunFile.RESULTS)
         lines = [*load_json_lines(path), *map(result_to_dict, results)]
-        write_text(path, "".join(json_text.to_json_line(line) for line in lines))
+        write_text(path, "".join(files.to_json_line(line) for line in lines))
 
     def record_failure(self, job: FitJob, why: str, *, diverged: bool) -> None:
         """Record why a fit ended without a result.
@@ -367,7 +366,7 @@ class RunFolder:
 
     def write_json(self, file: RunFile, value: Any, **names: object) -> None:
         """Write a small file of plain values."""
-        write_text(self.path(file, **names), json_text.to_json(value, 1) + "\n")
+        write_text(self.path(file, **names), files.to_json(value, 1) + "\n")
 
     def read_json(self, file: RunFile, schema: Schema = None, **names: object) -> Any:
         """Read what `write_json` wrote; None where the file is not there.

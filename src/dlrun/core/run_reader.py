@@ -1,12 +1,15 @@
-"""Reads what a run folder holds, as plain dicts. Needs no torch."""
+"""Reads what a run folder holds, as plain dicts, and locks it for one writer. Needs no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dlrun.core.measure_names import make_direction_map
+from dlrun.core.errors import UserError
+from dlrun.core.formatting import make_direction_map
 from dlrun.core.run_folder import JsonLines, RunFile, RunFolder, split_messages
 
 
@@ -144,3 +147,44 @@ def find_changed_keys(
         if not key.startswith(private)
     ]
     return [key for key in keys if any(flat.get(key) != flats[0].get(key) for flat in flats)]
+
+
+log = logging.getLogger("dlrun")
+# Locked by this process. The lock is not reentrant, and a command may call another one.
+_held: set[Path] = set()
+
+
+@contextmanager
+def lock_folder(folder: Path, instead: str = "") -> Iterator[None]:
+    """Inside, no other dlrun changes this folder.
+
+    Args:
+        folder: An existing folder.
+        instead: What else the user can do, for the message.
+
+    Raises:
+        UserError: Another process holds it, or nothing can be written there.
+    """
+    from filelock import FileLock, Timeout
+
+    if (resolved := folder.resolve()) in _held:
+        yield
+        return
+    # The operating system frees the lock of a process that dies.
+    lock = FileLock(RunFolder(resolved).path(RunFile.LOCK), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"another dlrun is at work on {folder}{instead and f'; {instead}'}"
+        ) from None
+    except NotImplementedError:  # a file system without locks
+        log.warning("%s cannot be locked: see to it that no other dlrun is at work on it", folder)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written to: {error.strerror}") from error
+    _held.add(resolved)
+    try:
+        yield
+    finally:
+        _held.discard(resolved)
+        lock.release()

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dlrun.core import json_text
+from dlrun.core import files
 from dlrun.core.errors import UserError
 from dlrun.core.files import is_safe_name
 from dlrun.core.formatting import counted
@@ -405,7 +405,7 @@ def result_from_dict(line: dict[str, Any]) -> Result:
 
 def score_from_dict(score: dict[str, Any]) -> Score:
     """The score of its plain values; a missing number is nan."""
-    return Score(**{**score, "value": json_text.number_from_json(score["value"])})
+    return Score(**{**score, "value": files.number_from_json(score["value"])})
 
 
 def spec_to_dict(spec: Spec) -> dict[str, Any]:

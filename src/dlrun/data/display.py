@@ -6,14 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dlrun.core.dataset import (
-    ColumnLike,
-    Dataset,
-    Ragged,
-    RawColumn,
-    RawColumns,
-    SlidingWindows,
-)
+from dlrun.core.dataset import ColumnLike, Dataset, Ragged, RawColumn, RawColumns, SlidingWindows
 
 FIRST_WORDS, LAST_WORDS = 80, 40
 MAX_LINE_LENGTH = 2000  # characters

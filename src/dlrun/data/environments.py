@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlrun.config.constraints import Count
+from dlrun.config.annotations import Count
 from dlrun.core.errors import UserError
 
 WIDTH, HEIGHT = 240, 100  # pixels of an image

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from dlrun.core.dataset import Ragged
-from dlrun.data.downloads import RemoteFile, read_verified
+from dlrun.data.cache import RemoteFile, read_verified
 
 
 def read_lists(file: RemoteFile, member: str) -> Ragged:

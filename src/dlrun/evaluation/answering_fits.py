@@ -9,7 +9,7 @@ from typing import Any
 
 from dlrun.core.errors import UserError, format_names
 from dlrun.core.files import is_safe_name
-from dlrun.core.measure_names import get_direction, make_direction_map
+from dlrun.core.formatting import get_direction, make_direction_map
 from dlrun.core.run_folder import RunFile, RunFolder
 
 # Stages of a workflow that train nothing:

@@ -9,7 +9,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from dlrun.evaluation.mean_scores import NO_INTERVAL, NO_VARIATION, check_sample_size
+from dlrun.evaluation.metrics import NO_INTERVAL, NO_VARIATION, check_sample_size
 
 Array = np.ndarray
 Statistic = Callable[[Array], float]  # row numbers, which may repeat → the measure of these rows

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dlrun.core import json_text
+from dlrun.core import files
 from dlrun.core.dataset import Dataset, RawColumns, SlidingWindows
 from dlrun.core.files import write_text
 from dlrun.core.run_folder import RunFile, RunFolder
@@ -53,7 +53,7 @@ def write_forecast(
         return None
     path = RunFolder(folder).path(RunFile.FORECAST, job=job, split=split)
     # On one line: the numbers of days are many.
-    write_text(path, json_text.to_json(forecasts) + "\n")
+    write_text(path, files.to_json(forecasts) + "\n")
     return path
 
 

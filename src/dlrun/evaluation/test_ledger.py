@@ -14,10 +14,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dlrun.core import json_text
+from dlrun.core import files
 from dlrun.core.errors import UserError
-from dlrun.core.measure_names import choose_metric
-from dlrun.core.paths import user_cache
+from dlrun.core.files import user_cache
+from dlrun.core.formatting import choose_metric
 from dlrun.core.renamed_parts import to_original_names
 
 log = logging.getLogger("dlrun")
@@ -204,7 +204,7 @@ def add_score(entry: LedgerEntry, score: Mapping[str, float]) -> LedgerEntry:
 
 
 def _append_entry(file: io.FileIO, entry: LedgerEntry) -> None:
-    line = json_text.to_json(asdict(entry)).encode() + b"\n"
+    line = files.to_json(asdict(entry)).encode() + b"\n"
     end = file.seek(0, os.SEEK_END)
     file.seek(max(0, end - 1))
     # A kill may have cut the last line short: it must not swallow this one.
@@ -217,7 +217,7 @@ def _append_entry(file: io.FileIO, entry: LedgerEntry) -> None:
 def compute_config_hash(config: Mapping[str, Any]) -> str:
     """The sha256 of a config as canonical JSON, without the keys that only say where things are."""
     settings = {key: value for key, value in config.items() if key not in IGNORED_KEYS}
-    text = json_text.to_canonical_json(
+    text = files.to_canonical_json(
         to_original_names(settings), separators=(",", ":"), ensure_ascii=False
     )
     return hashlib.sha256(text.encode()).hexdigest()
@@ -264,7 +264,7 @@ def _parse_entry(line: bytes) -> LedgerEntry | None:
             entry.reason,
             entry.test,
         )
-        scores = {name: json_text.number_from_json(value) for name, value in entry.score.items()}
+        scores = {name: files.number_from_json(value) for name, value in entry.score.items()}
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
     return replace(entry, score=scores) if all(isinstance(text, str) for text in texts) else None

@@ -27,22 +27,21 @@ from dlrun.config.settings import DEFAULTS_OF_OLD_RUNS, Settings, get_split_seed
 from dlrun.config.signatures import is_custom
 from dlrun.core import checkpoint, device
 from dlrun.core.dataset import Dataset, PreparedData, RawColumns
+from dlrun.core.device import derive_seed
+from dlrun.core.environment import ONE_PROCESS, ProcessGroup
 from dlrun.core.errors import UserError
-from dlrun.core.objective import Objective, as_objective
-from dlrun.core.process_group import ONE_PROCESS, ProcessGroup
-from dlrun.core.random import derive_seed
+from dlrun.core.objective import Objective, ObjectiveContext, as_objective
 from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.core.types import Batch, Field, FitJob, Spec, spec_to_dict
-from dlrun.data import dataset_cache
+from dlrun.data import cache
 from dlrun.data.loading.table import EmptyBatches, Table
 from dlrun.data.preprocessing.pipeline import describe_preprocessing, prepare, transform_rows
 from dlrun.evaluation import metrics
 from dlrun.evaluation.protocols.plans import EvaluationPlan
 from dlrun.evaluation.protocols.two_stages import make_plan
 from dlrun.models.model import Model, build_model
-from dlrun.objectives.context import ObjectiveContext
 from dlrun.objectives.losses import build_loss
-from dlrun.training import batch_norm, optimizers
+from dlrun.training import optimizers, step_runner
 from dlrun.training.meter import TargetMetrics
 from dlrun.training.monitors import build_callbacks, get_loss_targets
 from dlrun.training.optimization import Optimization
@@ -120,7 +119,7 @@ class ExperimentBuilder:
         # Before any data are read: a wrong setting is an error at once.
         optimizers.validate_optimizer(lambda parameters: self.build_part("optimizer", parameters))
         self.dataset, self.fingerprint = self.processes.local_main_process_first(
-            lambda: dataset_cache.load_cached_dataset(self.config["data"], self._build_dataset)
+            lambda: cache.load_cached_dataset(self.config["data"], self._build_dataset)
         )
         if self.settings.batch_size == "auto":
             self.settings = self.settings.with_batch_size(len(self.dataset))
@@ -192,7 +191,7 @@ class ExperimentBuilder:
         Raises:
             UserError: if batch normalization would see too few rows at once.
         """
-        batch_norm.check_batch_norm(
+        step_runner.check_batch_norm(
             self._build_objective(data), data.train, self.settings.batch_rows
         )
 

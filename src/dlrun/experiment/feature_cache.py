@@ -14,13 +14,12 @@ import torch
 from torch import nn
 
 from dlrun.core.dataset import Dataset, PreparedData, RawColumns
+from dlrun.core.environment import ProcessGroup
 from dlrun.core.errors import UserError
-from dlrun.core.files import atomic_write
+from dlrun.core.files import atomic_write, user_cache
 from dlrun.core.objective import Objective
-from dlrun.core.paths import user_cache
-from dlrun.core.process_group import ProcessGroup
 from dlrun.core.types import CACHED_FEATURES
-from dlrun.data.fingerprints import fingerprint
+from dlrun.data.cache import fingerprint
 from dlrun.data.loading.table import DenseColumn, Table
 from dlrun.data.preprocessing.pipeline import describe_preprocessing, transform_rows
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from dlrun.config.settings import Settings
-from dlrun.core import checkpoint, json_text
+from dlrun.core import checkpoint, files
 from dlrun.core import device as runtime
 from dlrun.core.errors import UserError, format_names
 from dlrun.core.run_folder import RunFile, RunFolder
@@ -23,13 +23,12 @@ from dlrun.data.images.archives import decode_name, read_bytes
 from dlrun.data.images.decode import ImageDecodeError, Reading, decode_image
 from dlrun.data.loading.images import ImageColumn
 from dlrun.data.loading.table import DenseColumn, Table
-from dlrun.data.preprocessing.out_of_vocabulary import out_of_vocabulary_counts
 from dlrun.data.preprocessing.pipeline import describe_preprocessing, transform_rows
-from dlrun.data.preprocessing.unseen_values import warn_new_values
-from dlrun.experiment.answers import Predictions
+from dlrun.data.preprocessing.unseen_values import out_of_vocabulary_counts, warn_new_values
 from dlrun.experiment.builder import BuiltFit, ExperimentBuilder
 from dlrun.experiment.inference_folds import (
     FitPrediction,
+    Predictions,
     average_predictions,
     load_output_spec,
     predictions_with_scores,
@@ -344,7 +343,7 @@ def check_same_data(run: RunFolder, rebuilt: RunFolder, job: str, fit: BuiltFit)
             f"the data that {run.folder} was trained on have changed since: {recorded} then, "
             f"{present} now"
         )
-    steps = json.loads(json_text.to_json(describe_preprocessing(fit.data.preprocessors)))
+    steps = json.loads(files.to_json(describe_preprocessing(fit.data.preprocessors)))
     if steps != run.read_json(RunFile.PREPARATION, job=job):
         file = run.path(RunFile.PREPARATION, job=job)
         raise UserError(f"the preparation is no longer the one in {file}")

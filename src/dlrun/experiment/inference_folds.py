@@ -1,25 +1,50 @@
-"""The mean prediction of several fits for the same rows, and the scores of that mean."""
+"""Predictions of several fits for the same rows: their mean, and the scores of that mean."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dlrun.core.errors import UserError
-from dlrun.core.types import Batch, Field, Spec, Step
+from dlrun.core.types import Batch, Field, Score, Spec, Step
 from dlrun.data.loading.table import Table
 from dlrun.experiment.builder import BuiltFit
 from dlrun.training.meter import Meter, scores_with_intervals
 from dlrun.training.monitors import get_loss_targets
 
-if TYPE_CHECKING:
-    from dlrun.experiment.answers import Predictions
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a run predicts for some rows.
+
+    Attributes:
+        spec: Inputs and targets of the run.
+        names: (n,) the file, or the number of the line, of each row.
+        outputs: Target → (n, outputs): probabilities, or numbers in the target's unit.
+        truths: Target → true values, where the rows have them.
+        scores: Of the predictions, where there are true values.
+        skipped: File → why it gives no row.
+        unknown_words: (n, 2) words of each text that the run does not know, and all words; None
+            where that cannot be told.
+        fits: Whose predictions these are; their mean where there are several.
+        note: A remark on that choice.
+    """
+
+    spec: Spec
+    names: list[str] | list[int]
+    outputs: dict[str, np.ndarray]
+    truths: dict[str, np.ndarray] = field(default_factory=dict)
+    scores: dict[str, Score] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    unknown_words: np.ndarray | None = None
+    fits: tuple[str, ...] = ()
+    note: str = ""
 
 
 MIN_PROBABILITY = 1e-12  # a probability that is smaller has no logarithm to speak of
@@ -62,8 +87,8 @@ def average_predictions(predictions: Sequence[FitPrediction]) -> dict[str, np.nd
     if len(predictions) == 1:
         return first.outputs
     for prediction in predictions[1:]:
-        for name, field in first.fit.data.spec.targets.items():
-            if prediction.fit.data.spec.targets[name].labels != field.labels:
+        for name, target in first.fit.data.spec.targets.items():
+            if prediction.fit.data.spec.targets[name].labels != target.labels:
                 job, other_job = first.fit.job.name, prediction.fit.job.name
                 raise UserError(
                     f"{job} and {other_job} know different classes of '{name}', "

@@ -12,11 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dlrun.config.settings import parallel_fits_mode
 from dlrun.core.errors import TrainingInterrupted
 from dlrun.core.types import Result
-from dlrun.experiment.parallel_fits.driver import (
-    build_fits,
-    finish_member,
-    start_member,
-)
+from dlrun.experiment.parallel_fits.driver import build_fits, finish_member, start_member
 from dlrun.experiment.parallel_fits.loop import train_members
 
 if TYPE_CHECKING:

@@ -13,22 +13,27 @@ from typing import Any
 
 from dlrun.config.settings import parallel_fits_mode
 from dlrun.core import checkpoint
+from dlrun.core.environment import ONE_PROCESS, ProcessGroup
 from dlrun.core.errors import FileWriteError, TrainingDiverged, TrainingInterrupted, UserError
-from dlrun.core.process_group import ONE_PROCESS, ProcessGroup
 from dlrun.core.types import FitJob, Result, Score
 from dlrun.evaluation.protocols.plans import EvaluationPlan
 from dlrun.evaluation.protocols.two_stages import drop_first_stages
-from dlrun.experiment.baseline_scores import compute_baseline_scores
 from dlrun.experiment.builder import BuiltFit, ExperimentBuilder
-from dlrun.experiment.fit_records import begin_callbacks, solve_model, write_predictions
-from dlrun.experiment.notes import describe_fit, describe_skipped_steps, make_result_fields
-from dlrun.training import batch_norm
+from dlrun.experiment.records import (
+    begin_callbacks,
+    compute_baseline_scores,
+    compute_objective_scores,
+    describe_fit,
+    describe_skipped_steps,
+    make_result_fields,
+    solve_model,
+    write_predictions,
+)
+from dlrun.training import step_runner
 from dlrun.training.callbacks import EarlyStopping
-from dlrun.training.generation import compute_objective_scores
 from dlrun.training.meter import scores_with_intervals
 from dlrun.training.monitors import get_direction_by_metric, scores_with_direction
-from dlrun.training.signals import handle_stop_signal
-from dlrun.training.trainer import FitWatcher
+from dlrun.training.trainer import FitWatcher, handle_stop_signal
 
 log = logging.getLogger("dlrun")
 
@@ -311,7 +316,7 @@ class Experiment:
             earlier = checkpoint.load_before_epoch(file, trainer.epoch)
             trainer.pending_checkpoints |= {"best": earlier} if earlier is not None else {}
         else:
-            batch_norm.check_batch_norm(
+            step_runner.check_batch_norm(
                 trainer.objective, fit.data.train, trainer.settings.batch_rows
             )
             # Only at the beginning: a checkpoint holds what was solved.
@@ -326,7 +331,7 @@ class Experiment:
         """Let a fit that has ended go on where it was asked to, and say what is otherwise from here
         on.
         """
-        from dlrun.core import changed_settings
+        from dlrun.core import checkpoint as changed_settings
 
         trainer, name = fit.trainer, fit.job.name
         changes = changed_settings.read_changes(self.run.folder, name)

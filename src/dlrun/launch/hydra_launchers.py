@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dlrun.config import groups
+from dlrun.config import parts
 from dlrun.config.settings import Sweep
-from dlrun.core import json_text
+from dlrun.core import files
 from dlrun.core.errors import UserError
 from dlrun.core.files import write_text
 from dlrun.core.run_folder import RunFile, RunFolder
@@ -280,9 +280,7 @@ def build_launcher_config(words: Sequence[str], folders: list[Path], folder: Pat
     _register_folders(folders)
     # Hydra refuses to initialize twice, and composing the jobs already has.
     GlobalHydra.instance().clear()
-    with initialize_config_dir(
-        str(groups.get_builtin_conf()), version_base="1.3", job_name="dlrun"
-    ):
+    with initialize_config_dir(str(parts.get_builtin_conf()), version_base="1.3", job_name="dlrun"):
         config = compose("config", overrides=[*QUIET_OVERRIDES, *words], return_hydra_config=True)
     with open_dict(config):
         # Only Hydra's node is for the launcher; dlrun's own config of a job is handed over as a
@@ -301,7 +299,7 @@ def get_job_file(folder: Path, kind: str, number: int) -> Path:
 def write_job_file(folder: Path, kind: str, number: int, values: dict[str, Any]) -> None:
     """Write such a file atomically."""
     get_job_file(folder, kind, number).parent.mkdir(exist_ok=True)
-    write_text(get_job_file(folder, kind, number), json_text.to_message(values) + "\n")
+    write_text(get_job_file(folder, kind, number), files.to_message(values) + "\n")
 
 
 def read_job_result(folder: Path, number: int, lost: str) -> JobResult:

@@ -18,9 +18,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.core import json_text
+from dlrun.core import files
+from dlrun.core.environment import is_rank
 from dlrun.core.errors import UserError
-from dlrun.core.process_group import is_rank
 from dlrun.launch import rank_state
 from dlrun.launch.rank_state import CODE_FILE
 
@@ -98,9 +98,7 @@ def launch_processes(
             "path": sys.path,
             "parent": os.getpid(),
         }
-        (Path(exchange) / "order.json").write_text(
-            json_text.to_message(instructions), encoding="utf-8"
-        )
+        (Path(exchange) / "order.json").write_text(files.to_message(instructions), encoding="utf-8")
         failures, stop_signal = run_processes(Path(exchange), count, devices)
         code = get_exit_code(Path(exchange), failures, stop_signal)
         if code is None:
@@ -263,7 +261,7 @@ def describe_failure(failures: Mapping[int, ProcessFailure], count: int) -> str:
 
 def report_process_failure(failure: str, folder: Path) -> None:
     """Report which process died of what, what is saved, and how to resume."""
-    from dlrun.launch.console import RecordingConsole
+    from dlrun.launch.progress import RecordingConsole
     from dlrun.launch.run_log import log_to_folder
 
     with log_to_folder(folder, RecordingConsole()):

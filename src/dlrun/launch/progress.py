@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -9,16 +11,63 @@ from contextlib import contextmanager
 from itertools import filterfalse
 from typing import TYPE_CHECKING, Any
 
-from dlrun.core.formatting import counted, format_duration, format_number
-from dlrun.core.measure_names import get_direction, is_loss
-from dlrun.launch.console import RecordingConsole
+from rich.console import Console
+from rich.control import Control
+
+from dlrun.core.formatting import counted, format_duration, format_number, get_direction, is_loss
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.text import Text
 
     from dlrun.core.types import EpochRecord, FitJob, Score
     from dlrun.training.trainer import Trainer
+
+
+WIDTH = 120  # of tables in the log
+
+
+class RecordingConsole(Console):
+    """A console that also writes what it prints to log handlers.
+
+    Attributes:
+        logs: The handlers that receive every printed line as plain text.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        super().__init__(highlight=False, quiet=quiet)
+        self.logs: list[logging.Handler] = []
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print on the terminal and, as plain text, into the logs.
+
+        Args:
+            objects: What to print, as for `rich.console.Console.print`.
+            options: Keyword arguments of that method.
+        """
+        super().print(*objects, **options)
+        # Control codes move the cursor of a live display; in a file they would be noise.
+        if self.logs and not self.quiet and not all(isinstance(item, Control) for item in objects):
+            # A second console with a fixed width, so that the log does not depend on the
+            # terminal's.
+            plain = Console(file=io.StringIO(), width=WIDTH, highlight=False, color_system=None)
+            plain.print(*objects, **options)
+            self.log_only(plain.file.getvalue())  # type: ignore[attr-defined]
+
+    def print_only(self, text: str) -> None:
+        """Print text that the logs already hold."""
+        super().print(text, soft_wrap=True, markup=False)
+
+    def log_only(self, text: str) -> None:
+        """Write text to the logs that the terminal does not show."""
+        lines = [line.rstrip() for line in text.splitlines()]
+        if any(lines):
+            # The record goes past the logger: its terminal handler would print the text a second
+            # time.
+            record = logging.LogRecord(
+                "dlrun", logging.INFO, "", 0, "\n".join(lines).strip("\n"), (), None
+            )
+            for handler in self.logs:
+                handler.handle(record)
 
 
 REFRESH_RATE = 4  # times a second

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dlrun.core.errors import UserError
 
 if TYPE_CHECKING:
-    from dlrun.core.process_group import ProcessGroup
+    from dlrun.core.environment import ProcessGroup
 
 from dlrun.core.run_folder import RunFile
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from dlrun.core import json_text
+from dlrun.core import files
 from dlrun.core.errors import FileWriteError, UserError
 from dlrun.launch.rank_state import (
     CODE_FILE,
@@ -31,7 +31,7 @@ from dlrun.launch.rank_state import (
 )
 
 if TYPE_CHECKING:
-    from dlrun.core.process_group import ProcessGroup
+    from dlrun.core.environment import ProcessGroup
 
 # Parts of torch's errors when another process is gone; it has no exception class for that.
 DISCONNECT_MESSAGES = ("gloo", "NCCL", "closed by peer", "Connection reset")
@@ -113,7 +113,7 @@ def main() -> None:
     if message:
         # Where and as torch's launcher reads it.
         Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(
-            json_text.to_json({"message": message}), encoding="utf-8"
+            files.to_json({"message": message}), encoding="utf-8"
         )
     sys.stdout.flush()
     sys.stderr.flush()

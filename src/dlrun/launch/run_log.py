@@ -24,7 +24,7 @@ class TerminalHandler(logging.Handler):
         self.console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        from dlrun.launch.console import RecordingConsole
+        from dlrun.launch.progress import RecordingConsole
 
         if isinstance(self.console, RecordingConsole):
             # The file handler gets the record itself, so the console must not log it again.
@@ -90,7 +90,7 @@ def log_to_folder(folder: Path, console: Console) -> Iterator[None]:
         folder: The run folder.
         console: The terminal; what a `RecordingConsole` prints goes to log.txt, too.
     """
-    from dlrun.launch.console import RecordingConsole
+    from dlrun.launch.progress import RecordingConsole
 
     logger = logging.getLogger("dlrun")
     file_handler = make_log_handler(folder)

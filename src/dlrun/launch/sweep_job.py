@@ -109,7 +109,7 @@ def train_parallel_jobs(jobs: Sequence[SweepJob], plugins: tuple[str, ...]) -> l
     An error of all of them at once is the fault of none, and they are "lost".
     """
     from dlrun.core.errors import TrainingInterrupted
-    from dlrun.launch.finish import record_test_evaluations
+    from dlrun.launch.run_config import record_test_evaluations
 
     began = time.monotonic()
     try:
@@ -143,7 +143,7 @@ def collect_job_results(
     jobs: Sequence[SweepJob], plugins: tuple[str, ...], display: Any
 ) -> list[ParallelOutcome]:
     """Train jobs as one, each with its folder locked."""
-    from dlrun.core.folder_lock import lock_folder
+    from dlrun.core.run_reader import lock_folder
     from dlrun.experiment.parallel_sweep import run_parallel
 
     for job in jobs:
@@ -162,8 +162,7 @@ def log_to_jobs(jobs: Sequence[SweepJob]) -> Iterator[Any]:
     Yields:
         The display of progress.
     """
-    from dlrun.launch.console import RecordingConsole
-    from dlrun.launch.progress import ProgressDisplay
+    from dlrun.launch.progress import ProgressDisplay, RecordingConsole
     from dlrun.launch.run_log import log_to_folder, make_log_handler
 
     for job in jobs:
@@ -345,12 +344,12 @@ class InProcessExecutor(Executor):
     @contextmanager
     def session(self) -> Iterator[None]:
         """Inside, data that several jobs read are read once."""
-        from dlrun.data import dataset_cache
+        from dlrun.data import cache
 
         # A sweep that was run before in this process may have had another commit.
         get_cached_environment.cache_clear()
-        dataset_cache.open_cache()
+        cache.open_cache()
         try:
             yield
         finally:
-            dataset_cache.close_cache()
+            cache.close_cache()

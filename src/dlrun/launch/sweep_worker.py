@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from dlrun.core import json_text
+from dlrun.core import files
 from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.sweeps.job import JobResult, SweepJob
 
@@ -50,7 +50,7 @@ class ParentConnection:
 
     def send(self, **message: Any) -> None:
         """Send an event to the parent."""
-        self.to_parent.write(json_text.to_message(message) + "\n")
+        self.to_parent.write(files.to_message(message) + "\n")
         self.to_parent.flush()
 
     def should_prune(self, epoch: int, values: dict[str, float], goals: dict[str, str]) -> bool:
@@ -74,7 +74,7 @@ def main() -> None:
     os.environ.setdefault("COLUMNS", "120")
     threading.Thread(target=parent.receive_messages, daemon=True).start()
     import dlrun.experiment.runner  # noqa: F401  (torch with all around it, once)
-    from dlrun.data.dataset_cache import open_cache
+    from dlrun.data.cache import open_cache
 
     open_cache()
     parent.send(event="ready")

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dlrun.config.constraints import Count
+from dlrun.config.annotations import Count
 from dlrun.core.errors import UserError
 from dlrun.core.types import Batch, Field, ForecastHorizon, Spec
 from dlrun.models.constant_model import (

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dlrun.config.constraints import Count, Positive
+from dlrun.config.annotations import Count, Positive
 from dlrun.core.dataset import StoredColumn
 from dlrun.core.errors import UserError
 from dlrun.core.types import Batch, Field, Spec

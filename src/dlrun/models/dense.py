@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from dlrun.config.constraints import Count, NonNegative, Probability
+from dlrun.config.annotations import Count, NonNegative, Probability
 from dlrun.core.types import Batch, Field, Spec
 from dlrun.models.layers import (
     ACTIVATIONS,

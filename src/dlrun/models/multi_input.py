@@ -8,8 +8,8 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from dlrun.config.annotations import Count, EncoderPart, NonNegative, Probability
 from dlrun.config.compatibility import SEQUENCE_KINDS, find_encoder_errors
-from dlrun.config.constraints import Count, EncoderPart, NonNegative, Probability
 from dlrun.core.errors import UserError
 from dlrun.core.types import Batch, Field, Spec
 from dlrun.models.dense import DenseModel, build_dense

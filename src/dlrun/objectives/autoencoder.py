@@ -9,13 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dlrun.config.constraints import Count, NonNegative
-from dlrun.core.artifacts import SampleGenerator
-from dlrun.core.objective import Objective
+from dlrun.config.annotations import Count, NonNegative
+from dlrun.core.objective import Objective, ObjectiveContext, SampleGenerator
 from dlrun.core.types import Batch, Score, Step
-from dlrun.evaluation.mean_scores import score_from_rows
+from dlrun.evaluation.metrics import score_from_rows
 from dlrun.models.generative.autoencoder import Autoencoder, count_values
-from dlrun.objectives.context import ObjectiveContext
 from dlrun.objectives.corruption import Noise, NoiseKind
 from dlrun.objectives.display_rows import get_display_rows
 from dlrun.objectives.latent_space import LatentCodes

@@ -8,12 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dlrun.config.constraints import Count, Natural, Positive
-from dlrun.core.artifacts import Artifact, SampleGenerator
-from dlrun.core.objective import Objective
+from dlrun.config.annotations import Count, Natural, Positive
+from dlrun.core.objective import Artifact, Objective, ObjectiveContext, SampleGenerator
 from dlrun.core.types import Batch, Step
 from dlrun.models.pretrained.feature_extractor import FeatureExtractor
-from dlrun.objectives.context import ObjectiveContext
 from dlrun.objectives.image_optimization import (
     load_input_images,
     morph_frames,

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dlrun.config.constraints import Count
+from dlrun.config.annotations import Count
+from dlrun.core.objective import ObjectiveContext
 from dlrun.core.types import Score
 from dlrun.models.pretrained.backbones import load_backbone
 from dlrun.models.pretrained.transfer import build_image_encoder
-from dlrun.objectives.context import ObjectiveContext
 
 IMAGES_AT_ONCE = 250  # images whose features are computed together
 MIN_ROWS = 4  # rows of a split, below which nothing is measured

@@ -7,15 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from dlrun.config.constraints import Count, JudgePart, NonNegative, Positive
-from dlrun.core.artifacts import ImageGrid, SampleGenerator
+from dlrun.config.annotations import Count, JudgePart, NonNegative, Positive
 from dlrun.core.dataset import Source
+from dlrun.core.environment import ONE_PROCESS, ProcessGroup
 from dlrun.core.errors import UserError
-from dlrun.core.objective import Objective
-from dlrun.core.process_group import ONE_PROCESS, ProcessGroup
+from dlrun.core.objective import ImageGrid, Objective, ObjectiveContext, SampleGenerator
 from dlrun.core.types import Batch, Score, Step
 from dlrun.models.generative.dcgan import DCGAN
-from dlrun.objectives.context import ObjectiveContext
 from dlrun.objectives.frechet_distance import FrechetMetric
 from dlrun.objectives.gan_losses import GANLoss, GANLossKind, gradient_penalty
 

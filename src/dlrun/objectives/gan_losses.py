@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
 from torch.nn.functional import relu
 
-from dlrun.core.process_group import ONE_PROCESS, ProcessGroup
+from dlrun.core.environment import ONE_PROCESS, ProcessGroup
 
 GANLossKind = Literal["standard", "hinge", "wasserstein"]
 

@@ -7,11 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from dlrun.core.artifacts import ImageGrid
 from dlrun.core.errors import UserError
-from dlrun.core.objective import Objective
+from dlrun.core.objective import ImageGrid, Objective, ObjectiveContext
 from dlrun.core.types import Batch, Step
-from dlrun.objectives.context import ObjectiveContext
 
 NUM_FINAL_FRAMES = 8  # frames that the last moment stays
 

@@ -10,19 +10,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from dlrun.config.constraints import Count, Fraction, NonNegative
-from dlrun.core.artifacts import TextSample
+from dlrun.config.annotations import Count, Fraction, NonNegative
 from dlrun.core.errors import UserError
+from dlrun.core.objective import ObjectiveContext, TextSample
 from dlrun.core.types import Batch, Score, Spec
 from dlrun.data.loading.sequences import WindowColumn
 from dlrun.data.preprocessing.language import TokenEncoder, get_token_separator, join_tokens
-from dlrun.evaluation.mean_scores import score_from_rows
-from dlrun.evaluation.metrics import nats_to_bits
+from dlrun.evaluation.metrics import nats_to_bits, score_from_rows
 from dlrun.models.baselines import build_baseline
 from dlrun.models.bigram import MAX_TOKENS, Bigram, bigram
-from dlrun.models.language.sampling import token_probabilities
+from dlrun.models.language.language_model import token_probabilities
 from dlrun.models.model import as_model
-from dlrun.objectives.context import ObjectiveContext
 from dlrun.objectives.supervised import Supervised
 
 # tokens (1, T), state or None → logits of the next token (1, size), state

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dlrun.config.constraints import Count, Fraction, Natural, Positive
-from dlrun.core.artifacts import ImageGrid, ScatterPlot
+from dlrun.config.annotations import Count, Fraction, Natural, Positive
 from dlrun.core.errors import UserError, format_names
+from dlrun.core.objective import ImageGrid, ScatterPlot
 from dlrun.objectives.display_rows import DisplayRows, build_point_groups, find_target_with_labels
 
 

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dlrun.config.annotations import NonNegative, Positive, Probability
 from dlrun.config.compatibility import PROBLEM_TYPES, get_loss_error
-from dlrun.config.constraints import NonNegative, Positive, Probability
 from dlrun.config.instantiate import build_part
 from dlrun.config.parts import Plugins
 from dlrun.config.signatures import is_custom

@@ -9,15 +9,19 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dlrun.config.constraints import Count, Fraction, Natural, WorldPart
-from dlrun.core.artifacts import ImageGrid, SampleGenerator, ScatterPlot
+from dlrun.config.annotations import Count, Fraction, Natural, WorldPart
 from dlrun.core.errors import UserError
-from dlrun.core.objective import Objective
+from dlrun.core.objective import (
+    ImageGrid,
+    Objective,
+    ObjectiveContext,
+    SampleGenerator,
+    ScatterPlot,
+)
 from dlrun.core.types import Batch, Score, Spec, Step
 from dlrun.data.environments import Environment
-from dlrun.evaluation.mean_scores import NO_VARIATION, check_sample_size
+from dlrun.evaluation.metrics import NO_VARIATION, check_sample_size
 from dlrun.models.baselines import build_baseline
-from dlrun.objectives.context import ObjectiveContext
 
 OBSERVATION, ACTION = "observation", "action"
 

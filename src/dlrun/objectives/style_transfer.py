@@ -9,13 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dlrun.config.constraints import Count, NonNegative, Positive
-from dlrun.core.artifacts import Artifact, SampleGenerator
+from dlrun.config.annotations import Count, NonNegative, Positive
 from dlrun.core.errors import UserError
-from dlrun.core.objective import Objective
+from dlrun.core.objective import Artifact, Objective, ObjectiveContext, SampleGenerator
 from dlrun.core.types import Batch, Step
 from dlrun.models.pretrained.feature_extractor import FeatureExtractor
-from dlrun.objectives.context import ObjectiveContext
 from dlrun.objectives.image_optimization import load_input_images, morph_frames, to_image_artifact
 
 GRAYSCALE_WEIGHTS = (0.299, 0.587, 0.114)  # of red, green and blue (Rec. 601)

@@ -7,12 +7,11 @@ from functools import reduce
 
 from torch import Tensor, nn
 
-from dlrun.core.objective import Loss, Objective
+from dlrun.core.objective import Loss, Objective, ObjectiveContext
 from dlrun.core.types import Batch, Score, Spec, Step
 from dlrun.data.loading.table import DenseColumn
 from dlrun.models.constant_model import build_best_constant
 from dlrun.models.model import Model, as_model
-from dlrun.objectives.context import ObjectiveContext
 
 
 class Supervised(Objective):

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dlrun.core import formatting, measure_names, run_reader
+from dlrun.core import formatting, run_reader
 from dlrun.core.run_folder import RunFile, RunFolder
-from dlrun.report import formatting as measures
-from dlrun.report import run_report, workflow_stages, workflow_steps
+from dlrun.report import result_tables, run_report, workflow_stages, workflow_steps
 from dlrun.report.blocks import (
     Block,
     BulletList,
@@ -99,7 +98,7 @@ def draw_comparison(runs: Sequence[Path], file: Path) -> Path | None:
             names, figure.subplots(len(names), 1, squeeze=False).flat, strict=True
         ):
             curves = {number: history.get(name, {}) for number, history in histories.items()}
-            goal = measure_names.get_direction(name, goals)
+            goal = formatting.get_direction(name, goals)
             _draw_panel(panel, truncate_name(name), curves, checkpoint_epochs, goal)
     return file
 
@@ -187,7 +186,7 @@ def _collect_scores(run: Path) -> dict[tuple[str, str], str]:
         ]
         scores = [line.get("scores") or {} for line in lines]
         for measure in dict.fromkeys(name for score in scores for name in score):
-            texts[split, measure] = measures.format_over_folds(scores, measure)
+            texts[split, measure] = result_tables.format_over_folds(scores, measure)
     return texts
 
 

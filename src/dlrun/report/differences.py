@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlrun.core import formatting, measure_names, run_reader
+from dlrun.core import formatting, run_reader
 from dlrun.core.errors import CorruptedFileError, UserError
-from dlrun.report import formatting as measures
-from dlrun.report import workflow_stages
+from dlrun.report import result_tables, workflow_stages
 
 if TYPE_CHECKING:
     from dlrun.evaluation.bootstrap import Interval
@@ -32,7 +31,7 @@ def compare_runs(runs: Sequence[Path]) -> list[str]:
         raise  # it is a UserError too, and must not pass for a run without scores
     except UserError as fault:
         return [f"No run can be called the best: {fault}."]
-    sign = 1 if measure_names.get_direction(measure, goals) == "min" else -1
+    sign = 1 if formatting.get_direction(measure, goals) == "min" else -1
     best = min(range(len(runs)), key=lambda index: sign * scores[index])
     value = formatting.format_number(scores[best])
     lines = [f"Best by validation {measure}: run {best + 1}, {value}."]
@@ -58,7 +57,7 @@ def _describe_pair(
     except UserError as fault:
         # Other rows or other data: no verdict on this pair, and the others are compared.
         return f"Run {index + 1} cannot be compared with it row by row: {fault}.", False
-    text = measures.describe_difference(measure, difference, goals)
+    text = result_tables.describe_difference(measure, difference, goals)
     return f"Run {best + 1} − run {index + 1}: {text}.", not difference.is_nonzero
 
 
@@ -70,8 +69,8 @@ def _get_score(run: Path, measure: str) -> float:
         for line in run_reader.read_results(run)
         if line["split"] == "val" and line["job"]["stage"] == stage
     ]
-    mean, _ = measures.mean_and_std(
-        measures.get_metric_values([line["scores"] for line in lines], measure)
+    mean, _ = result_tables.mean_and_std(
+        result_tables.get_metric_values([line["scores"] for line in lines], measure)
     )
     # nan would win every `min`.
     if mean is None or mean != mean:
@@ -113,7 +112,7 @@ def find_shared_metric(first: Path, second: Path) -> str:
         ]
         for run in (first, second)
     ]
-    shared = [name for name in names[0] if name in names[1] and not measure_names.is_loss(name)]
+    shared = [name for name in names[0] if name in names[1] and not formatting.is_loss(name)]
     if not shared:
         raise UserError("they have no measure in common beside the loss")
     return shared[0]

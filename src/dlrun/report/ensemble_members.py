@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.core import formatting, measure_names, run_reader
+from dlrun.core import formatting, run_reader
 from dlrun.core.errors import UserError
 from dlrun.core.run_folder import RunFile, RunFolder
-from dlrun.report import formatting as measures
+from dlrun.report import result_tables
 from dlrun.report.blocks import Block, Section, Text, make_sections
 from dlrun.report.result_tables import TextTable
 
@@ -73,7 +73,7 @@ def make_members_table(folder: Path) -> tuple[TextTable, list[str]] | None:
     # members.json alone: the ensemble was not validated.
     if record is None or not lines:
         return None
-    measure = measure_names.choose_metric(lines[-1]["scores"])
+    measure = formatting.choose_metric(lines[-1]["scores"])
     scores = [
         _score_member(folder, lines[-1]["name"], member, measure)
         for member in _truncate_names(record["members"])
@@ -153,7 +153,7 @@ def _describe_best_member(
     ]
     if not compared:
         return ["No member can be compared with it row by row."]
-    lower_is_better = measure_names.get_direction(measure, goals) == "min"
+    lower_is_better = formatting.get_direction(measure, goals) == "min"
     best = min(compared, key=lambda member: (member.value or 0) * (1 if lower_is_better else -1))
     assert best.gain is not None
     if not best.gain.is_nonzero:
@@ -162,7 +162,7 @@ def _describe_best_member(
         head = "The ensemble is better than its best member"
     else:
         head = "The ensemble is worse than its best member"
-    return [f"{head}, {best.name}: {measures.describe_difference(measure, best.gain, goals)}."]
+    return [f"{head}, {best.name}: {result_tables.describe_difference(measure, best.gain, goals)}."]
 
 
 def _to_block(line: str) -> Block:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.core import formatting, run_reader
+from dlrun.core import formatting, run_folder, run_reader
 from dlrun.core.files import make_file_names
 from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.report.plotting import COLORS, GREY, WIDTH, add_legend_below, save_figure
@@ -21,7 +21,7 @@ MAX_PLOTS = 3  # horizons of which the course is drawn: the nearest, one amid, t
 
 def draw_forecasts(
     folder: Path,
-    results: run_reader.JsonLines,
+    results: run_folder.JsonLines,
     config: dict[str, Any],
     only: Collection[str] | None,
 ) -> list[Path]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrun.core.run_folder import RunFile, RunFolder
-from dlrun.report import naming
+from dlrun.report import result_tables
 from dlrun.report.blocks import Block, ImageBlock, Section, Text, make_sections
 from dlrun.report.plotting import LETTERS_PER_INCH, WIDTH, save_figure
 
@@ -40,7 +40,7 @@ DESCRIPTIONS = {
     ),
     "weights": ("Weights", "The kernels of the first layer; mid-gray is zero."),
 }
-name_of = naming.get_model_name
+name_of = result_tables.get_model_name
 
 
 def list_images(folder: Path) -> list[dict[str, str]]:
@@ -206,7 +206,7 @@ def draw_saliency(
 
 def get_heading_height(title: str, config: dict[str, Any], warning: str) -> float:
     """The height of the heading in inches, as `save_figure` writes it."""
-    text = f"{title}: {naming.get_run_title(config)}"
+    text = f"{title}: {result_tables.get_run_title(config)}"
     return 0.15 + 0.21 * (len(textwrap.wrap(text, round(WIDTH * LETTERS_PER_INCH))) + bool(warning))
 
 

@@ -8,8 +8,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.core import formatting, measure_names, run_reader
-from dlrun.report import formatting as measures
+from dlrun.core import formatting, run_folder, run_reader
+from dlrun.report import result_tables
 from dlrun.report.plotting import (
     COLORS,
     GREY,
@@ -30,8 +30,8 @@ RING_NOTE = "the ring is the epoch that was kept, over several fits the best of 
 
 
 def draw_learning_curves(
-    history: run_reader.JsonLines,
-    results: run_reader.JsonLines,
+    history: run_folder.JsonLines,
+    results: run_folder.JsonLines,
     config: dict[str, Any],
     file: Path,
     *,
@@ -72,7 +72,7 @@ def draw_learning_curves(
 
 
 def collect_curves(
-    history: run_reader.JsonLines, measure: str, split: str
+    history: run_folder.JsonLines, measure: str, split: str
 ) -> dict[str, dict[str, Curve]]:
     """Family → job → curve of one metric on one split; folds are one family."""
     curves: dict[str, dict[str, Curve]] = {}
@@ -100,7 +100,7 @@ def find_curve_best(curve: Curve, goal: str) -> int | None:
     return (min if goal == "min" else max)(finite, key=lambda epoch: finite[epoch])
 
 
-def get_checkpoint_epoch(results: run_reader.JsonLines, job: str) -> int | None:
+def get_checkpoint_epoch(results: run_folder.JsonLines, job: str) -> int | None:
     """The epoch whose weights were kept and scored; None where none was selected."""
     matches = [
         # results.jsonl tells the checkpoint in words, such as 'best, epoch 12'.
@@ -112,7 +112,7 @@ def get_checkpoint_epoch(results: run_reader.JsonLines, job: str) -> int | None:
 
 
 def _draw_panel(
-    panel: Axes, measure: str, history: run_reader.JsonLines, results: run_reader.JsonLines
+    panel: Axes, measure: str, history: run_folder.JsonLines, results: run_folder.JsonLines
 ) -> None:
     families = list(dict.fromkeys(run_reader.get_family(row["job"]) for row in history))
     by_split = {split: collect_curves(history, measure, split) for split in ("train", "val")}
@@ -173,13 +173,13 @@ def _mark_best(
     panel: Axes,
     measure: str,
     curves: dict[str, Curve],
-    results: run_reader.JsonLines,
+    results: run_folder.JsonLines,
     style: dict[str, Any],
 ) -> None:
     """Draw a ring at the epoch of the checkpoint; over folds, where their mean is best."""
     if not curves:
         return
-    goal = measure_names.get_direction(measure, run_reader.read_direction_map(results))
+    goal = formatting.get_direction(measure, run_reader.read_direction_map(results))
     if len(curves) == 1:
         (job, curve), *_ = curves.items()
         # The kept epoch may be chosen by another metric than this panel's.
@@ -192,10 +192,10 @@ def _mark_best(
         panel.plot([epoch], [curve[epoch]], "o", mfc="white", mew=2, ms=8, zorder=5, **style)
 
 
-def _draw_baseline(panel: Axes, measure: str, results: run_reader.JsonLines) -> None:
+def _draw_baseline(panel: Axes, measure: str, results: run_folder.JsonLines) -> None:
     """Draw a dashed line; only its number where it would squeeze the curves flat."""
     baselines = [line.get("baseline") or {} for line in results if line["split"] == "val"]
-    mean, _ = measures.mean_and_std(measures.get_metric_values(baselines, measure))
+    mean, _ = result_tables.mean_and_std(result_tables.get_metric_values(baselines, measure))
     if mean is None or not math.isfinite(mean):
         return
     low, high = panel.get_ylim()

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.core import formatting, measure_names, run_reader
+from dlrun.core import formatting, run_folder, run_reader
 from dlrun.evaluation.diagnosis import TURNED, Diagnosis, diagnose, diagnose_folds, get_fit_context
-from dlrun.report import formatting as measures
-from dlrun.report import workflow_stages
+from dlrun.report import result_tables, workflow_stages
 from dlrun.report.learning_curves import collect_curves, compute_mean_curve, find_curve_best
 from dlrun.report.plotting import (
     COLORS,
@@ -30,11 +29,11 @@ WIDE_FIGURE = 6.4  # inches
 
 
 def draw_capacity_curves(
-    history: run_reader.JsonLines,
-    results: run_reader.JsonLines,
+    history: run_folder.JsonLines,
+    results: run_folder.JsonLines,
     config: dict[str, Any],
     file: Path,
-    steps: run_reader.JsonLines,
+    steps: run_folder.JsonLines,
 ) -> Path | None:
     """Write the losses of all capacity stages; None where none was trained."""
     val, train = collect_loss_curves(history, "val"), collect_loss_curves(history, "train")
@@ -64,7 +63,7 @@ def draw_capacity_curves(
 
 
 def draw_regularization_curves(
-    history: run_reader.JsonLines, results: run_reader.JsonLines, config: dict[str, Any], file: Path
+    history: run_folder.JsonLines, results: run_folder.JsonLines, config: dict[str, Any], file: Path
 ) -> Path | None:
     """Write a panel for each regularized variant, with its base; None where none was trained."""
     val, stages = collect_loss_curves(history, "val"), workflow_stages.group_by_stage(results)
@@ -108,7 +107,7 @@ def _draw_variants(panels: list[Axes], variants: list[tuple[str, Curve]], base: 
         panel.set_axis_off()
 
 
-def collect_loss_curves(history: run_reader.JsonLines, split: str) -> dict[str, Curve]:
+def collect_loss_curves(history: run_folder.JsonLines, split: str) -> dict[str, Curve]:
     """Stage → its loss by epoch, over folds their mean."""
     return {
         stage: compute_mean_curve(list(jobs.values()))
@@ -116,7 +115,7 @@ def collect_loss_curves(history: run_reader.JsonLines, split: str) -> dict[str, 
     }
 
 
-def format_patch(name: str, lines: run_reader.JsonLines, base: run_reader.JsonLines) -> str:
+def format_patch(name: str, lines: run_folder.JsonLines, base: run_folder.JsonLines) -> str:
     """'dropout = 0.5' or 'smaller: units = [8, 8]': the change of a variant, in few letters."""
     base_changes = workflow_stages.get_stage_changes(base)
     changes = {
@@ -132,8 +131,8 @@ def format_patch(name: str, lines: run_reader.JsonLines, base: run_reader.JsonLi
 
 
 def diagnose_stage(
-    history: run_reader.JsonLines,
-    results: run_reader.JsonLines,
+    history: run_folder.JsonLines,
+    results: run_folder.JsonLines,
     stage: str,
     config: dict[str, Any],
     measure: str,
@@ -141,10 +140,10 @@ def diagnose_stage(
     """The diagnosis of a stage, with what it needs to know of the fit; over folds that of most."""
     lines = workflow_stages.group_by_stage(results).get(stage, [])
     patch = (lines[0]["job"].get("patch") or {}) if lines else {}
-    losses = measures.get_metric_values([line.get("baseline") or {} for line in lines], "loss")
-    goal = measure_names.get_direction(measure, run_reader.read_direction_map(results))
+    losses = result_tables.get_metric_values([line.get("baseline") or {} for line in lines], "loss")
+    goal = formatting.get_direction(measure, run_reader.read_direction_map(results))
     context = get_fit_context(patch, config.get("model") or {}, losses, measure, goal)
-    jobs: dict[str, run_reader.JsonLines] = {}
+    jobs: dict[str, run_folder.JsonLines] = {}
     for row in history:
         if run_reader.get_family(row["job"]) == stage:
             jobs.setdefault(row["job"], []).append(row)

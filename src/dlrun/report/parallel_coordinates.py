@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.core.formatting import format_number
-from dlrun.core.measure_names import direction_sign
+from dlrun.core.formatting import direction_sign, format_number
 from dlrun.core.run_folder import RunFolder
-from dlrun.report import naming
+from dlrun.report import result_tables
 from dlrun.report.plotting import GREY, WARNING_COLOR, save_figure
 from dlrun.report.sweep_jobs import (
     JobRow,
@@ -76,7 +75,7 @@ def draw_parallel_coordinates(
     warning = next((line.note for line in drawn_jobs if line.note), "")
     size: dict[str, Any] = {"height": 4.4, "width": max(5.6, 1.45 * len(scales) + 0.8)}
     with save_figure(
-        folder / "sweep.png", f"Sweep of {naming.get_task_name(config)}", {}, warning, **size
+        folder / "sweep.png", f"Sweep of {result_tables.get_task_name(config)}", {}, warning, **size
     ) as figure:
         panel = figure.add_subplot()
         draw_axes(panel, scales)

@@ -9,8 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dlrun.core import formatting
-from dlrun.core import json_text as as_json
+from dlrun.core import files, formatting
 from dlrun.report.result_tables import TextTable
 
 if TYPE_CHECKING:
@@ -251,7 +250,7 @@ def predictions_to_json(
                 **(next(iter(answers.values())) if len(answers) == 1 else {"targets": answers}),
             }
         )
-    return as_json.to_json({**about, "rows": rows}, 1) + "\n"
+    return files.to_json({**about, "rows": rows}, 1) + "\n"
 
 
 def _row_to_dict(

@@ -7,9 +7,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from dlrun.core import formatting, run_reader
+from dlrun.core import formatting, run_folder, run_reader
 from dlrun.core.run_folder import RunFile, RunFolder
-from dlrun.report import naming
+from dlrun.report import result_tables
 from dlrun.report.blocks import (
     Block,
     Code,
@@ -72,7 +72,7 @@ def make_data_section(folder: Path, config: dict[str, Any]) -> list[Section]:
     run = RunFolder(folder)
     data_record, fields = run.read_data(), run.read_fields() or {}
     task, data = _get_node(config, "task"), _get_node(config, "data")
-    rows = [("task", naming.get_task_name(config))]
+    rows = [("task", result_tables.get_task_name(config))]
     for role in ("inputs", "targets"):
         columns = fields.get(role) or task.get(role) or {}
         rows += [
@@ -144,7 +144,7 @@ def _make_error_row(folder: Path, entry: dict[str, Any]) -> ErrorRow:
 
 
 def make_test_section(
-    folder: Path, results: run_reader.JsonLines, config: dict[str, Any], workflow: bool
+    folder: Path, results: run_folder.JsonLines, config: dict[str, Any], workflow: bool
 ) -> list[Section]:
     """The score on the test rows, and how often these were evaluated.
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dlrun.core import formatting, measure_names, run_reader
+from dlrun.core import formatting, run_folder, run_reader
 from dlrun.core.run_folder import RunFile, RunFolder
-from dlrun.report import formatting as measures
-from dlrun.report import naming, run_details
+from dlrun.report import result_tables, run_details
+from dlrun.report import result_tables as naming
 from dlrun.report.blocks import (
     Block,
     ImageBlock,
@@ -61,7 +61,7 @@ def make_run_sections(folder: Path, figures: dict[str, list[Path]]) -> list[Sect
     ]
 
 
-def _make_introduction(results: run_reader.JsonLines, steps: run_reader.JsonLines) -> list[Block]:
+def _make_introduction(results: run_folder.JsonLines, steps: run_folder.JsonLines) -> list[Block]:
     """The score, notes on the data, and the outcome of a workflow."""
     measured = [line for line in results if line.get("scores")]
     notes: list[Block] = [
@@ -78,9 +78,9 @@ def _make_introduction(results: run_reader.JsonLines, steps: run_reader.JsonLine
 
 def _make_result_sections(
     folder: Path,
-    results: run_reader.JsonLines,
+    results: run_folder.JsonLines,
     config: dict[str, Any],
-    steps: run_reader.JsonLines,
+    steps: run_folder.JsonLines,
     figures: dict[str, list[Path]],
 ) -> list[Section]:
     """The audit, steps and stages of a workflow, or else the scores; members of an ensemble."""
@@ -116,7 +116,7 @@ def _make_sample_sections(folder: Path) -> list[Section]:
 
 
 def _make_changes_table(
-    results: run_reader.JsonLines, config: dict[str, Any], steps: run_reader.JsonLines
+    results: run_folder.JsonLines, config: dict[str, Any], steps: run_folder.JsonLines
 ) -> TextTable | None:
     """What each stage of a workflow changes; None where there are no stages."""
     if not steps:
@@ -126,7 +126,7 @@ def _make_changes_table(
     return make_changes_table(results, config)
 
 
-def select_families(steps: run_reader.JsonLines) -> set[str] | None:
+def select_families(steps: run_folder.JsonLines) -> set[str] | None:
     """The families of jobs in every figure: of a workflow two stages; None: all."""
     if not steps:
         return None
@@ -135,7 +135,7 @@ def select_families(steps: run_reader.JsonLines) -> set[str] | None:
     return select_display_stages(steps)
 
 
-def make_score_summary(results: run_reader.JsonLines) -> list[Block]:
+def make_score_summary(results: run_folder.JsonLines) -> list[Block]:
     """The score of a run that is no workflow, on test rows if any, beside its baseline."""
     fitted = [line for line in run_reader.drop_previous_stages(results) if line.get("scores")]
     if not fitted:
@@ -154,21 +154,21 @@ def make_score_summary(results: run_reader.JsonLines) -> list[Block]:
     return []
 
 
-def _describe_score(split: str, lines: run_reader.JsonLines) -> str:
+def _describe_score(split: str, lines: run_folder.JsonLines) -> str:
     scores = [line["scores"] for line in lines]
     # A reader knows what an accuracy of 0.9 is, and not a loss of 0.3.
-    name = measure_names.choose_metric(measures.get_metric_labels(scores))
-    text = f"{SPLITS[split]} {name}: {measures.format_over_folds(scores, name)}"
-    bars = measures.get_metric_values([line.get("baseline") or {} for line in lines], name)
+    name = formatting.choose_metric(result_tables.get_metric_labels(scores))
+    text = f"{SPLITS[split]} {name}: {result_tables.format_over_folds(scores, name)}"
+    bars = result_tables.get_metric_values([line.get("baseline") or {} for line in lines], name)
     baseline, score = (
-        measures.mean_and_std(values)[0]
-        for values in (bars, measures.get_metric_values(scores, name))
+        result_tables.mean_and_std(values)[0]
+        for values in (bars, result_tables.get_metric_values(scores, name))
     )
     if baseline is None or score is None:
         return f"{text}."
     is_better = (
         score < baseline
-        if measure_names.get_direction(name, run_reader.read_direction_map(lines)) == "min"
+        if formatting.get_direction(name, run_reader.read_direction_map(lines)) == "min"
         else score > baseline
     )
     remark = "" if is_better else ", which is not beaten"
@@ -176,7 +176,7 @@ def _describe_score(split: str, lines: run_reader.JsonLines) -> str:
 
 
 def make_score_sections(
-    folder: Path, results: run_reader.JsonLines, config: dict[str, Any]
+    folder: Path, results: run_folder.JsonLines, config: dict[str, Any]
 ) -> list[Section]:
     """The scores of a run that is no workflow, and the fits that failed."""
     failures = [
@@ -189,7 +189,7 @@ def make_score_sections(
     )
 
 
-def make_rate_section(history: run_reader.JsonLines) -> list[Section]:
+def make_rate_section(history: run_folder.JsonLines) -> list[Section]:
     """The learning rates at the ends of the epochs of each fit: first, highest and last."""
     rates: dict[str, list[float]] = {}
     for row in history:

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlrun.core import formatting, measure_names, run_reader
+from dlrun.core import formatting, run_folder, run_reader
 from dlrun.report import workflow_stages
 from dlrun.report.plotting import COLORS, GREY, OUTLIER_RATIO, WIDTH, save_figure
 from dlrun.report.result_tables import STAR
@@ -21,7 +21,7 @@ Dot = tuple[float, float | None, float | None]  # score, and the ends of its whi
 
 
 def draw_score_plot(
-    results: run_reader.JsonLines, steps: run_reader.JsonLines, config: dict[str, Any], file: Path
+    results: run_folder.JsonLines, steps: run_folder.JsonLines, config: dict[str, Any], file: Path
 ) -> Path | None:
     """Write the figure; None when no stage has a score."""
     measure = workflow_stages.get_main_metric(steps, results)
@@ -32,7 +32,7 @@ def draw_score_plot(
         (workflow_stages.get_baseline_score(results, measure), None, None),
     )
     lower_is_better = (
-        measure_names.get_direction(measure, run_reader.read_direction_map(results)) == "min"
+        formatting.get_direction(measure, run_reader.read_direction_map(results)) == "min"
     )
     dots = select_dots(dots, winner, 1 if lower_is_better else -1)
     if not dots:
@@ -51,7 +51,7 @@ def draw_score_plot(
     return file
 
 
-def _describe_whiskers(results: run_reader.JsonLines, dots: dict[str, Dot]) -> str:
+def _describe_whiskers(results: run_folder.JsonLines, dots: dict[str, Dot]) -> str:
     """What the whiskers mean, for the label of the axis; '' where there are none."""
     fits = max(map(len, workflow_stages.group_by_stage(results).values()))
     if fits > 1:
@@ -59,7 +59,7 @@ def _describe_whiskers(results: run_reader.JsonLines, dots: dict[str, Dot]) -> s
     return "95 % interval; " if any(low is not None for _, low, _ in dots.values()) else ""
 
 
-def collect_dots(results: run_reader.JsonLines, measure: str) -> dict[str, Dot]:
+def collect_dots(results: run_folder.JsonLines, measure: str) -> dict[str, Dot]:
     """Stage → its dot; stages of which a fit has no finite score are left out."""
     dots: dict[str, Dot] = {}
     for stage, lines in workflow_stages.group_by_stage(results).items():

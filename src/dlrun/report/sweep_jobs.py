@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dlrun.core import run_reader, stored_files
+from dlrun.core import run_folder, run_reader, stored_files
 from dlrun.core import stored_files as stored
 from dlrun.core.errors import UserError
-from dlrun.core.measure_names import COST_NAMES, choose_metric, direction_sign
-from dlrun.report import formatting
+from dlrun.core.formatting import COST_NAMES, choose_metric, direction_sign
+from dlrun.report import result_tables
 
 TEST_PREFIX = "test "  # before the name of a measure that was taken on test rows
 # Jobs that differ in these alone have the same settings: what is drawn with them is chance.
@@ -200,7 +200,7 @@ def find_variable_keys(jobs: list[JobRow]) -> list[str]:
     return [key for key in keys if len({job.overrides.get(key) for job in jobs}) > 1]
 
 
-def _read_entries(folder: Path) -> run_reader.JsonLines:
+def _read_entries(folder: Path) -> run_folder.JsonLines:
     entries = {line["job"]: line for line in stored_files.load_json_lines(folder / "sweep.jsonl")}
     if not entries:
         raise UserError(f"{folder} is no sweep folder: it has no sweep.jsonl with jobs in it")
@@ -227,7 +227,9 @@ def _make_job_row(folder: Path, entry: dict[str, Any], objective: SweepObjective
         overrides=words,
         scores=scores,
         baseline={
-            measure: formatting.mean_and_std(formatting.get_metric_values(baselines, measure))[0]
+            measure: result_tables.mean_and_std(
+                result_tables.get_metric_values(baselines, measure)
+            )[0]
             for measure in scores
         },
         error=" ".join(str(entry.get("error") or "").split()),
@@ -240,8 +242,8 @@ def _make_job_row(folder: Path, entry: dict[str, Any], objective: SweepObjective
 
 
 def _select_deciding_lines(
-    results: run_reader.JsonLines,
-) -> tuple[run_reader.JsonLines, run_reader.JsonLines]:
+    results: run_folder.JsonLines,
+) -> tuple[run_folder.JsonLines, run_folder.JsonLines]:
     """The results of the last stage by which a job is judged, and its test results beside them."""
     # A test score never decides, unless a run has nothing else.
     fitted = [line for line in results if line["split"] != "test"]
@@ -252,23 +254,25 @@ def _select_deciding_lines(
     return _select_last_stage(validated), [line for line in results if line["split"] == "test"]
 
 
-def _select_last_stage(lines: run_reader.JsonLines) -> run_reader.JsonLines:
+def _select_last_stage(lines: run_folder.JsonLines) -> run_folder.JsonLines:
     last = run_reader.get_family(lines[-1]["name"]) if lines else ""
     return [line for line in lines if run_reader.get_family(line["name"]) == last]
 
 
 def _summarize_scores(
-    scored: list[formatting.Scores], prefix: str = ""
+    scored: list[result_tables.Scores], prefix: str = ""
 ) -> dict[str, tuple[float | None, float | None]]:
     """Metric → mean and deviation over several results."""
     return {
-        prefix + measure: formatting.mean_and_std(formatting.get_metric_values(scored, measure))
+        prefix + measure: result_tables.mean_and_std(
+            result_tables.get_metric_values(scored, measure)
+        )
         for measure in dict.fromkeys(measure for score in scored for measure in score)
     }
 
 
 def get_score_intervals(
-    scored: list[formatting.Scores], prefix: str = ""
+    scored: list[result_tables.Scores], prefix: str = ""
 ) -> dict[str, tuple[float | None, float | None]]:
     """Metric → its interval, where there is one fit: that of a mean over several is not known."""
     if len(scored) != 1:
@@ -278,17 +282,17 @@ def get_score_intervals(
     }
 
 
-def get_undefined_reasons(scored: list[formatting.Scores]) -> dict[str, str]:
+def get_undefined_reasons(scored: list[result_tables.Scores]) -> dict[str, str]:
     """Metric → why it has no value, or of how many fits the mean is; without fully defined ones."""
     reasons = {}
     for name in dict.fromkeys(name for score in scored for name in score):
-        values = formatting.get_metric_values(scored, name)
+        values = result_tables.get_metric_values(scored, name)
         if all(map(math.isnan, values)):
             reason = (
                 next((scores[name].get("why") for scores in scored if name in scores), "")
                 or "it has no value"
             )
             reasons[name] = f"{name} is not defined: {reason}"
-        elif share := formatting.format_defined_count(values):
+        elif share := result_tables.format_defined_count(values):
             reasons[name] = f"{name}: {share}"
     return reasons

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from dlrun.core import formatting
 from dlrun.core.files import write_text
-from dlrun.core.measure_names import describe_unknown_direction, direction_sign
-from dlrun.report import formatting as measures
+from dlrun.core.formatting import describe_unknown_direction, direction_sign
+from dlrun.report import result_tables
 from dlrun.report.sweep_jobs import (
     JobRow,
     SweepObjective,
@@ -131,8 +131,8 @@ def format_job_score(job: JobRow, name: str) -> str:
     if name == "parameters" and mean is not None:
         return str(mean)
     if mean is None or deviation is not None:
-        return measures.format_mean_std(mean, deviation)
-    return measures.format_interval(mean, *job.intervals.get(name, (None, None)))
+        return result_tables.format_mean_std(mean, deviation)
+    return result_tables.format_interval(mean, *job.intervals.get(name, (None, None)))
 
 
 def truncate_number(text: str) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlrun.core import measure_names, run_reader
+from dlrun.core import formatting, run_reader
 from dlrun.core.errors import UserError
-from dlrun.report import formatting
+from dlrun.report import result_tables
 from dlrun.report.sweep_jobs import (
     SEED_KEYS,
     JobRow,
@@ -46,12 +46,12 @@ def make_seed_table(
     groups = [group for group in group_by_seed(jobs, measure) if len(group) > 1]
     goals = merge_direction_map(jobs)
     keys = [key for key in find_variable_keys(jobs) if key not in SEED_KEYS]
-    lower_is_better = measure_names.get_direction(measure, goals) == "min"
+    lower_is_better = formatting.get_direction(measure, goals) == "min"
     groups.sort(key=lambda group: mean_over_jobs(group, measure) * (1 if lower_is_better else -1))
     names = list(dict.fromkeys(name for group in groups for job in group for name in job.scores))
     rows = []
     for group in groups:
-        cells = [formatting.format_mean_std(*_mean_and_std(group, name)) for name in names]
+        cells = [result_tables.format_mean_std(*_mean_and_std(group, name)) for name in names]
         rows.append([*(group[0].overrides.get(key, "") for key in keys), str(len(group)), *cells])
     return [*keys, "seeds", *names], rows
 
@@ -70,8 +70,8 @@ def describe_best_job(folder: Path, jobs: list[JobRow], objective: SweepObjectiv
     best = best_jobs[0]
     value = best.scores[measure][0] or 0.0
     deviation = best.scores[measure][1]
-    text = formatting.format_interval(value, *best.intervals.get(measure, (None, None)))
-    text = formatting.format_mean_std(value, deviation) if deviation is not None else text
+    text = result_tables.format_interval(value, *best.intervals.get(measure, (None, None)))
+    text = result_tables.format_mean_std(value, deviation) if deviation is not None else text
     sentences = [f"{measure} {text}"]
     rivals = [job for job in rank_jobs(jobs, measure) if job is not best and job.status == "done"]
     near = [job for job in rivals[:MAX_COMPARED] if _is_comparable(folder, best, job, measure)]
@@ -85,7 +85,7 @@ def describe_best_job(folder: Path, jobs: list[JobRow], objective: SweepObjectiv
 def _format_seed_row(
     best_group: list[JobRow], groups: list[list[JobRow]], measure: str
 ) -> list[str]:
-    text = formatting.format_mean_std(*_mean_and_std(best_group, measure))
+    text = result_tables.format_mean_std(*_mean_and_std(best_group, measure))
     sentences = [
         f"{measure} {text} over {len(best_group)} seeds, of which this job is the middle one"
     ]
@@ -151,7 +151,7 @@ def _compute_job_difference(first: Path, second: Path, measure: str) -> Interval
 
 
 def _mean_and_std(group: Sequence[JobRow], measure: str) -> tuple[float | None, float | None]:
-    return formatting.mean_and_std(
+    return result_tables.mean_and_std(
         [job.scores.get(measure, (None, None))[0] or 0.0 for job in group]
     )
 

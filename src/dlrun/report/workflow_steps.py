@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dlrun.core import run_reader
+from dlrun.core import run_folder
 from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.report import workflow_stages
 from dlrun.report.blocks import Block, BulletList, ImageBlock, Section, Text, make_sections
@@ -16,7 +16,7 @@ SEVERITIES = {"leak": ("loud", "LEAK"), "warning": ("strong", "warning"), "note"
 
 
 def make_workflow_summary(
-    results: run_reader.JsonLines, steps: run_reader.JsonLines
+    results: run_folder.JsonLines, steps: run_folder.JsonLines
 ) -> list[Block]:
     """The outcome of a workflow, in one paragraph."""
     last = steps[-1]
@@ -60,7 +60,7 @@ def _format_finding(finding: dict[str, Any]) -> str:
 
 
 def make_stage_sections(
-    results: run_reader.JsonLines, steps: run_reader.JsonLines, figures: dict[str, list[Path]]
+    results: run_folder.JsonLines, steps: run_folder.JsonLines, figures: dict[str, list[Path]]
 ) -> list[Section]:
     """The stages of a workflow against the baseline."""
     if not workflow_stages.group_by_stage(results):
@@ -76,7 +76,7 @@ def make_stage_sections(
     )
 
 
-def make_step_sections(verdicts: run_reader.JsonLines) -> list[Section]:
+def make_step_sections(verdicts: run_folder.JsonLines) -> list[Section]:
     """The steps of the workflow, each with its verdict, evidence and tables."""
     blocks: list[Block] = []
     for step in verdicts:

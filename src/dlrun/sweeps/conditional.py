@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from dlrun.config.annotations import describe_type_mismatch
-from dlrun.config.literal_overrides import get_argument
+from dlrun.config.overrides import get_argument
 from dlrun.core.errors import UserError
 from dlrun.sweeps.space import SweepOverrides
 from dlrun.sweeps.study import Axis

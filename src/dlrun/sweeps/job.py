@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dlrun.core import json_text
+from dlrun.core import files
 from dlrun.core.renamed_parts import to_original_names
 
 # Where a job's files go, and how it was searched for, is not part of what it is.
@@ -30,9 +30,9 @@ def compute_identity(config: Mapping[str, Any]) -> str:
     # Sweeps of earlier versions have no protocol.seed, and null means the same.
     if isinstance(protocol, dict) and protocol.get("seed") is None:
         content["protocol"] = {key: value for key, value in protocol.items() if key != "seed"}
-    return hashlib.sha256(
-        json_text.to_canonical_json(to_original_names(content)).encode()
-    ).hexdigest()[:16]
+    return hashlib.sha256(files.to_canonical_json(to_original_names(content)).encode()).hexdigest()[
+        :16
+    ]
 
 
 def find_added_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str] | None:
@@ -65,7 +65,7 @@ def iter_settings(node: Any, name: str = "") -> Iterator[tuple[str, str]]:
         for key, value in node.items():
             yield from iter_settings(value, f"{name}.{key}" if name else str(key))
     else:
-        yield name, json_text.to_canonical_json(node)
+        yield name, files.to_canonical_json(node)
 
 
 @dataclass(frozen=True)

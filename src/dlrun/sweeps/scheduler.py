@@ -11,13 +11,7 @@ from typing import Any, Protocol
 from dlrun.config.parallel_fits import group_compatible
 from dlrun.core.errors import UserError
 from dlrun.core.renamed_parts import to_original_override
-from dlrun.sweeps.job import (
-    Executor,
-    JobResult,
-    SweepJob,
-    compute_identity,
-    find_added_settings,
-)
+from dlrun.sweeps.job import Executor, JobResult, SweepJob, compute_identity, find_added_settings
 from dlrun.sweeps.study import GridStudy, Study
 from dlrun.sweeps.sweep_folder import (
     FINISHED_STATUSES,

@@ -8,9 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from dlrun.config.groups import find_option_file, get_conf_folders, list_all_groups
 from dlrun.config.old_words import to_current_overrides
 from dlrun.config.overrides import parse_overrides
+from dlrun.config.parts import find_option_file, get_conf_folders, list_all_groups
 from dlrun.core.errors import UserError
 from dlrun.sweeps.study import Axis, is_active
 

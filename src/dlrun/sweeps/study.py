@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from dlrun.core.errors import UserError, format_names
-from dlrun.core.measure_names import COST_NAMES
+from dlrun.core.formatting import COST_NAMES
 
 if TYPE_CHECKING:
     from dlrun.config.settings import Sweep

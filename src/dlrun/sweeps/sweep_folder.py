@@ -12,12 +12,11 @@ from typing import Any
 import yaml
 
 from dlrun.config.settings import Sweep
-from dlrun.core import json_text, stored_files
-from dlrun.core.files import check_links_inside, convert_write_errors, write_text
-from dlrun.core.folder_lock import lock_folder
-from dlrun.core.paths import create_run_folder
+from dlrun.core import files, stored_files
+from dlrun.core.files import check_links_inside, convert_write_errors, create_run_folder, write_text
 from dlrun.core.renamed_parts import to_current_names, to_original_key, to_original_override
 from dlrun.core.run_folder import RunFile, RunFolder
+from dlrun.core.run_reader import lock_folder
 from dlrun.core.stored_files import load_json_lines
 from dlrun.sweeps.job import JobResult, SweepJob
 from dlrun.sweeps.study import Outcome, PreviousJob
@@ -42,7 +41,7 @@ def describe_sweep(words: Sequence[str], settings: Sweep) -> dict[str, Any]:
     # As earlier versions wrote it, so that their sweeps are found again.
     original_words = sorted(map(to_original_override, identifying_words))
     original_search = search | {"zip": [to_original_key(key) for key in settings.zip]}
-    content = json_text.to_canonical_json([original_words, original_search])
+    content = files.to_canonical_json([original_words, original_search])
     return {
         "identity": hashlib.sha256(content.encode()).hexdigest()[:16],
         "words": identifying_words,
@@ -166,7 +165,7 @@ class SweepFolder:
         self.entries[entry["job"]] = entry
         path = self.path / "sweep.jsonl"
         with convert_write_errors(path), path.open("a", encoding="utf-8") as file:
-            file.write(json_text.to_json_line(entry))
+            file.write(files.to_json_line(entry))
 
     def _remove_partial_line(self) -> None:
         """Remove a last line that a kill cut short: more lines will follow."""

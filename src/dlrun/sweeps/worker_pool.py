@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dlrun.config.settings import Sweep
-from dlrun.core import json_text
+from dlrun.core import files
 from dlrun.core.errors import UserError
 from dlrun.sweeps.job import Executor, JobResult, JobStopRule, SweepJob
 
@@ -77,7 +77,7 @@ class Worker:
         """Send a message; that a process is gone is noticed by its reader."""
         assert self.process.stdin is not None
         with suppress(OSError):
-            self.process.stdin.write(json_text.to_message(message) + "\n")
+            self.process.stdin.write(files.to_message(message) + "\n")
             self.process.stdin.flush()
 
     def start_jobs(self, jobs: Sequence[SweepJob], plugins: tuple[str, ...], asks: bool) -> None:

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dlrun.config.constraints import Count, Natural, NonNegative
+from dlrun.config.annotations import Count, Natural, NonNegative
+from dlrun.core.device import derive_seed
 from dlrun.core.files import atomic_write, optional_write
 from dlrun.core.formatting import counted
-from dlrun.core.random import derive_seed
 from dlrun.core.run_folder import RunFile, RunFolder
-from dlrun.training.generation import find_generator, generate_artifacts
 from dlrun.training.schedules import get_monitored_values, is_better
 from dlrun.training.trainer import Trainer
 
@@ -266,6 +265,9 @@ class SampleWriter(Callback):
             UserError: for a kind that is not made.
         """
         for kind in self._get_generator_names(trainer):
+            # Here, because most objectives make nothing.
+            from dlrun.training.generation import find_generator
+
             find_generator(trainer.objective, kind)
         for file in self._get_folder(trainer).glob("*-epoch-*.*"):
             if int(file.stem.rpartition("-epoch-")[2].partition("-")[0]) > trainer.epoch:
@@ -276,12 +278,12 @@ class SampleWriter(Callback):
         if trainer.epoch % self.every and not trainer.finished:
             return
         for kind in self._get_generator_names(trainer):
-            # Here, because most objectives make nothing.
-            from dlrun.core import artifacts
+            from dlrun.core import objective
+            from dlrun.training.generation import generate_artifacts
 
             samples = generate_artifacts(trainer, kind, derive_seed(trainer.seed, trainer.epoch))
             with optional_write("samples are", self._get_folder(trainer)):
-                artifacts.write_artifacts(
+                objective.write_artifacts(
                     samples, self._get_folder(trainer), f"{kind}-epoch-{trainer.epoch:04}"
                 )
 

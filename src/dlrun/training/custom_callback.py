@@ -9,10 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dlrun.config.custom_contract import (
-    describe_custom_error,
-    get_callable_parameters,
-)
+from dlrun.config.custom_contract import describe_custom_error, get_callable_parameters
 from dlrun.config.signatures import is_custom
 from dlrun.core.errors import UserError
 from dlrun.training.callbacks import Callback

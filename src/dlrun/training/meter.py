@@ -12,8 +12,7 @@ from torch import Tensor
 
 from dlrun.core.errors import TrainingDiverged
 from dlrun.core.types import Batch, Field, Score, Step
-from dlrun.evaluation.mean_scores import compute_mean_score, make_zero_accumulator
-from dlrun.evaluation.metrics import Metric
+from dlrun.evaluation.metrics import Metric, compute_mean_score, make_zero_accumulator
 
 if TYPE_CHECKING:
     from dlrun.evaluation.bootstrap import Interval

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dlrun.config.settings import Settings
-from dlrun.core.process_group import ONE_PROCESS, ProcessGroup
+from dlrun.core.environment import ONE_PROCESS, ProcessGroup
 from dlrun.core.types import History, Step
 from dlrun.training.optimizers import avoid_dynamo_import, update_hyperparameters
 from dlrun.training.schedules import Schedule, ScheduleState, scale_learning_rate

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch.optim import Optimizer
 
-from dlrun.config.constraints import Count, Fraction, NonNegative, Positive, Probability
+from dlrun.config.annotations import Count, Fraction, NonNegative, Positive, Probability
 from dlrun.core.types import History
 
 

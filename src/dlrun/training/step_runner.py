@@ -11,17 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from dlrun.config.settings import Settings
 from dlrun.core import device as runtime
 from dlrun.core.dataset import Source
+from dlrun.core.environment import ONE_PROCESS, ProcessGroup
 from dlrun.core.errors import UserError
 from dlrun.core.objective import Objective
-from dlrun.core.process_group import ONE_PROCESS, ProcessGroup
 from dlrun.core.types import Batch, Step
-from dlrun.training.fast.fused_optimizer import FusedOptimizer, find_fused_kernel, match_strides
-from dlrun.training.optimizers import get_unwrapped_step
+from dlrun.data.loading.table import EmptyBatches
+from dlrun.training.optimizers import (
+    FusedOptimizer,
+    find_fused_kernel,
+    get_unwrapped_step,
+    match_strides,
+)
 
 if TYPE_CHECKING:
     from dlrun.training.fast.flat_optimizer import FlatOptimizer
@@ -307,3 +313,45 @@ class WeightUpdate:
         """Take over the state that the optimizer has been given."""
         if self.fast is not None:
             self.fast.state_view.load()
+
+
+def uses_batch_norm(objective: nn.Module) -> bool:
+    """Whether a training step takes statistics over the rows of its batch; frozen layers do not."""
+    # A frozen layer puts itself back into evaluation mode when asked to train.
+    was_training = objective.training
+    objective.train()
+    uses_statistics = any(
+        isinstance(module, _BatchNorm) and module.training for module in objective.modules()
+    )
+    objective.train(was_training)
+    return uses_statistics
+
+
+def count_training_rows(source: Source, size: int, paired: bool) -> int:
+    """How many rows an epoch learns from: all, or all but one where that would be a batch by
+    itself.
+
+    Args:
+        paired: Whether a batch needs two rows. An epoch is shuffled, so it is another row each
+            time.
+    """
+    rows = len(source)
+    left_out = paired and rows > size and rows % size == 1 and not isinstance(source, EmptyBatches)
+    return rows - left_out
+
+
+def check_batch_norm(objective: nn.Module, train: Source, size: int) -> None:
+    """Raise UserError where batch normalization would see no batch of two rows."""
+    rows = min(size, len(train))
+    if rows > 1 or isinstance(train, EmptyBatches) or not uses_batch_norm(objective):
+        return
+    reason = "there is one training row" if len(train) == 1 else "engine.batch_size is 1"
+    raise UserError(
+        f"batch normalization needs two rows in a batch, and {reason}: "
+        + (
+            "use a model without it, "
+            if len(train) == 1
+            else "say engine.batch_size=2 or more, or use a model without it, "
+        )
+        + "such as model.batch_norm=false"
+    )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dlrun.core import random as runtime
+from dlrun.core import device
 from dlrun.core.errors import UserError
 from dlrun.core.types import Batch
 from dlrun.data.display import to_display_image
@@ -38,13 +38,13 @@ def validation_mode(trainer: Trainer) -> Iterator[None]:
     Afterwards modes and torch's generators are as before.
     """
     modes = {module: module.training for module in trainer.objective.modules()}
-    random = runtime.get_random_state(trainer.device)
+    random = device.get_random_state(trainer.device)
     try:
         trainer.objective.eval()
         with torch.no_grad(), trainer.optimization.ema_weights():
             yield
     finally:
-        runtime.restore_random_state(random, trainer.device)
+        device.restore_random_state(random, trainer.device)
         for module, mode in modes.items():
             # One by one: frozen layers differ from the rest.
             module.training = mode

@@ -1,26 +1,28 @@
-"""The one loop: it visits batches, takes an objective's steps, and records what it measures."""
+"""The one loop: it visits batches, takes an objective's steps, measures, and ends on a signal."""
 
 from __future__ import annotations
 
 import copy
 import logging
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from dlrun.config.settings import Settings
-from dlrun.core import checkpoint, random
+from dlrun.core import checkpoint, device
 from dlrun.core.dataset import PreparedData, Source
+from dlrun.core.device import derive_seed
 from dlrun.core.errors import FileWriteError, TrainingInterrupted
 from dlrun.core.objective import Objective
-from dlrun.core.random import derive_seed
 from dlrun.core.types import Batch, EpochRecord, FitJob, History, Score
-from dlrun.training import batch_norm
+from dlrun.training import step_runner
 from dlrun.training.meter import Meter, TargetMetrics
 from dlrun.training.optimization import Optimization
 from dlrun.training.step_runner import StepRunner
@@ -90,7 +92,7 @@ class Trainer:
         self.saved_at = self.began_at = time.monotonic()
         self.earlier_seconds = 0.0
         # Batch norm has no variance over a single row: no training batch may be one.
-        self.needs_row_pairs = batch_norm.uses_batch_norm(objective)
+        self.needs_row_pairs = step_runner.uses_batch_norm(objective)
         self.strategy, self.processes = optimization.strategy, optimization.strategy.processes
         self.strategy.attach(self)
         self.runner = StepRunner(objective, settings, self.device, self.strategy.sharded)
@@ -242,7 +244,7 @@ class Trainer:
 
     def count_training_rows(self, source: Source) -> int:
         """How many rows of a source an epoch learns from, unless epoch_batches ends it earlier."""
-        return batch_norm.count_training_rows(
+        return step_runner.count_training_rows(
             source, self.settings.batch_rows, self.needs_row_pairs
         )
 
@@ -341,7 +343,7 @@ class Trainer:
             "position": self.position,
             "stop": self.stop,
             "seconds": self.seconds,
-            "random": random.get_random_state(self.device),
+            "random": device.get_random_state(self.device),
             "meter": self.meter.state() if self.meter is not None else None,
         }
         return self.strategy.gather_state(self, state)
@@ -369,7 +371,7 @@ class Trainer:
         self.history[:] = [EpochRecord(*entry) for entry in state["history"]]
         self.epoch, self.position, self.stop = state["epoch"], state["position"], state["stop"]
         self.earlier_seconds, self.began_at = state["seconds"], time.monotonic()
-        random.restore_random_state(state["random"], self.device)
+        device.restore_random_state(state["random"], self.device)
         if state["meter"] is not None:
             self.meter = self._build_meter("train")
             self.meter.restore(state["meter"])
@@ -377,3 +379,52 @@ class Trainer:
 
 
 FitWatcher = Callable[[Trainer, FitJob, dict[str, Score]], AbstractContextManager[object]]
+
+
+class SignalTarget(Protocol):
+    """What looks at `interrupted`, the number of a signal, and stops by itself when it is not 0."""
+
+    interrupted: int
+
+
+@contextmanager
+def handle_stop_signal(trainer: SignalTarget) -> Iterator[None]:
+    """Inside, Ctrl-C and SIGTERM let the step end and the state be saved.
+
+    A second one stops at once.
+    """
+
+    def ask(number: int, frame: object) -> None:
+        if trainer.interrupted:
+            # A second signal: the user does not want to wait for the end of the step.
+            raise KeyboardInterrupt
+        trainer.interrupted = number
+
+    # Python lets only the main thread handle signals.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def evaluation_mode(trainer: Trainer, seed: int) -> Iterator[None]:
+    """Inside, the objective is in evaluation with its averaged weights, and random numbers come
+    from this seed.
+    """
+    cuda_devices = [trainer.device] if trainer.device.type == "cuda" else []
+    with (
+        # Afterwards the fit's random numbers go on as if nothing had been drawn.
+        torch.random.fork_rng(devices=cuda_devices),
+        torch.no_grad(),
+        trainer.optimization.ema_weights(),
+        device.autocast(trainer.device, trainer.settings.precision),
+    ):
+        torch.manual_seed(seed)
+        trainer.objective.eval()
+        yield

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from dlrun.config.groups import load_builtin_option
+from dlrun.config.parts import load_builtin_option
 from dlrun.config.settings import Workflow
 from dlrun.core.dataset import Dataset
+from dlrun.core.device import derive_seed
 from dlrun.core.errors import UserError
-from dlrun.core.random import derive_seed
 from dlrun.core.types import FitJob, Result
 from dlrun.evaluation.protocols.plans import EvaluationPlan, RowSplit
 from dlrun.workflow.config_changes import (

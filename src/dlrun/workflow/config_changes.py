@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dlrun.config.groups import load_builtin_option
+from dlrun.config.parts import load_builtin_option
 from dlrun.core.errors import UserError
 
 Changes = dict[str, Any]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dlrun.config.compatibility import PROBLEM_TYPES, get_metric_error, get_metric_names
-from dlrun.config.groups import load_builtin_option
+from dlrun.config.parts import load_builtin_option
 from dlrun.core.dataset import Dataset
 from dlrun.core.errors import UserError
 from dlrun.data.audit.finding import interval_half_width

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dlrun.config.groups import load_builtin_option
 from dlrun.config.instantiate import apply_patch
+from dlrun.config.parts import load_builtin_option
 from dlrun.core.dataset import Dataset
+from dlrun.core.environment import ONE_PROCESS, ProcessGroup
 from dlrun.core.errors import UserError
 from dlrun.core.formatting import counted, format_number
-from dlrun.core.process_group import ONE_PROCESS, ProcessGroup
 from dlrun.core.run_folder import RunFile
 from dlrun.core.types import FitJob, Result, Score
 from dlrun.evaluation import predictions
@@ -23,7 +23,7 @@ from dlrun.evaluation.protocols.plans import AllRowsPlan, EvaluationPlan, RowSpl
 from dlrun.experiment.runner import Experiment
 from dlrun.training.trainer import FitWatcher
 from dlrun.workflow.candidates import FINAL_STAGES, UNTRAINED_STAGES, Stage, StagedPlan
-from dlrun.workflow.stage_text import format_difference, format_score_interval, get_stage_label
+from dlrun.workflow.evidence import format_difference, format_score_interval, get_stage_label
 from dlrun.workflow.verdicts import Verdict
 from dlrun.workflow.workflow import Workflow
 

@@ -12,8 +12,8 @@ import numpy as np
 from dlrun.config.instantiate import apply_patch, build_part
 from dlrun.config.settings import get_split_seed
 from dlrun.core.dataset import Dataset
+from dlrun.core.environment import ONE_PROCESS, ProcessGroup
 from dlrun.core.errors import TrainingDiverged, UserError
-from dlrun.core.process_group import ONE_PROCESS, ProcessGroup
 from dlrun.core.run_folder import RunFile
 from dlrun.core.types import FitJob, Result
 from dlrun.data.audit.preprocessing_preview import build_preprocessing_examples
@@ -25,8 +25,6 @@ from dlrun.experiment.builder import SUPERVISED_NODE, ExperimentBuilder
 from dlrun.experiment.runner import Experiment
 from dlrun.training.trainer import FitWatcher
 from dlrun.workflow import decisions, verdicts
-from dlrun.workflow.baseline_verdict import baseline_verdict
-from dlrun.workflow.budget import BudgetTracker
 from dlrun.workflow.candidates import (
     FINAL_STAGES,
     INITIAL_STAGES,
@@ -37,8 +35,8 @@ from dlrun.workflow.candidates import (
     parse_budget,
 )
 from dlrun.workflow.config_changes import build_patch
-from dlrun.workflow.evidence import Evidence
-from dlrun.workflow.verdicts import LAST_STEP, Verdict
+from dlrun.workflow.evidence import BudgetTracker, Evidence
+from dlrun.workflow.verdicts import LAST_STEP, Verdict, baseline_verdict
 
 log = logging.getLogger("dlrun")
 # These may change when a workflow is resumed; the verdicts so far do not depend on them.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dlrun.config.constraints import Fraction, NonNegative
+from dlrun.config.annotations import Fraction, NonNegative
 from dlrun.data.augmentation.geometric import sample_uniform
 
 LUMA = (0.299, 0.587, 0.114)  # how bright red, green and blue look (ITU-R BT.601)

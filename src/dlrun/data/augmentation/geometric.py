@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dlrun.config.constraints import Fraction, NonNegative, Positive, Probability
+from dlrun.config.annotations import Fraction, NonNegative, Positive, Probability
 from dlrun.core.errors import UserError
 
 FillMode = Literal["nearest", "reflect", "black"]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dlrun.config.constraints import Positive
+from dlrun.config.annotations import Positive
 from dlrun.core.types import Batch, Field, Spec
 
 MIX_TARGETS = ("binary", "category", "multilabel")

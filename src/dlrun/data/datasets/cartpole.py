@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dlrun.config.constraints import Count, Probability
+from dlrun.config.annotations import Count, Probability
 from dlrun.core.dataset import Dataset, RawColumns
 from dlrun.data.tabular import holdout
 

@@ -9,13 +9,13 @@ from typing import Literal
 
 import numpy as np
 
-from dlrun.config.constraints import Count, Natural
+from dlrun.config.annotations import Count, Natural
 from dlrun.core.dataset import Dataset, RawColumns
 from dlrun.core.errors import UserError
-from dlrun.core.paths import data_root
+from dlrun.core.files import data_root
 from dlrun.core.types import Kind
+from dlrun.data.cache import OFFLINE_HINT
 from dlrun.data.datasets import synthetic
-from dlrun.data.downloads import OFFLINE_HINT
 from dlrun.data.images import decode
 from dlrun.data.images.archives import FileList, list_members
 from dlrun.data.images.decode import Reading, ResizeMode

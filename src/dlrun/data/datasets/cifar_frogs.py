@@ -11,9 +11,9 @@ from typing import Literal
 import numpy as np
 
 from dlrun.core.dataset import Dataset, RawColumns
-from dlrun.core.paths import data_root
+from dlrun.core.files import data_root
+from dlrun.data.cache import RemoteFile, find_local_file
 from dlrun.data.datasets import synthetic
-from dlrun.data.downloads import RemoteFile, find_local_file
 from dlrun.data.images.archives import FileList, list_members
 from dlrun.data.images.decode import Reading
 from dlrun.data.images.image_column import load_image_column

@@ -7,10 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from dlrun.config.constraints import Probability
+from dlrun.config.annotations import Probability
 from dlrun.core.dataset import Dataset, RawColumns
+from dlrun.data.cache import RemoteFile, fetch
 from dlrun.data.datasets import synthetic
-from dlrun.data.downloads import RemoteFile, fetch
 from dlrun.data.preprocessing.numeric import StandardScaler
 from dlrun.data.tabular import csv_file, holdout, schema
 from dlrun.data.tabular.targets import Target

@@ -8,15 +8,14 @@ from typing import Literal
 
 import numpy as np
 
-from dlrun.config.constraints import TextPart
+from dlrun.config.annotations import TextPart
 from dlrun.core.dataset import Dataset, Ragged, RawColumns
 from dlrun.core.errors import UserError
-from dlrun.core.paths import data_root as root
+from dlrun.core.files import data_root as root
+from dlrun.data.cache import RemoteFile, fetch, find_local_file, load_or_parse
 from dlrun.data.datasets import synthetic
 from dlrun.data.datasets.imdb_reuters import SENTIMENTS
-from dlrun.data.downloads import RemoteFile, fetch, find_local_file
 from dlrun.data.images.archives import ARCHIVE_ERRORS, iter_tar_files
-from dlrun.data.parsed_cache import load_or_parse
 from dlrun.data.tabular import schema
 
 SEED = 113  # a property of the dataset, not of the run

@@ -11,14 +11,12 @@ from typing import Literal
 
 import numpy as np
 
-from dlrun.config.constraints import Count
+from dlrun.config.annotations import Count
 from dlrun.core.dataset import Dataset, Preprocessor, Ragged, RawColumns
 from dlrun.core.errors import UserError
-from dlrun.core.paths import data_root as root
+from dlrun.core.files import data_root as root
 from dlrun.core.types import Kind
-from dlrun.data.downloads import RemoteFile, fetch, find_local_file
-from dlrun.data.fingerprints import fingerprint
-from dlrun.data.parsed_cache import load_or_parse
+from dlrun.data.cache import RemoteFile, fetch, find_local_file, fingerprint, load_or_parse
 from dlrun.data.preprocessing.padding import (
     INDEX_FROM,
     OUT_OF_WORDS,

@@ -7,16 +7,14 @@ from typing import Literal
 
 import numpy as np
 
-from dlrun.config.constraints import Count, NonNegative
+from dlrun.config.annotations import Count, NonNegative
 from dlrun.core.dataset import Dataset
 from dlrun.core.errors import UserError, format_names
-from dlrun.core.paths import data_root as root
-from dlrun.data.downloads import RemoteFile, fetch
+from dlrun.core.files import data_root as root
+from dlrun.data.cache import RemoteFile, fetch
 from dlrun.data.series import series_dataset, series_file
-from dlrun.data.series.imputation import MissingValuePolicy
-from dlrun.data.series.readings import TimeSeries
-from dlrun.data.series.series_dataset import SeriesSchema
-from dlrun.data.series.timestamps import Gaps
+from dlrun.data.series.series_windows import MissingValuePolicy, SeriesSchema
+from dlrun.data.series.timestamps import Gaps, TimeSeries
 
 TIME_COLUMN = "Date Time"
 COLUMNS = (

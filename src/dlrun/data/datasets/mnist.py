@@ -11,8 +11,8 @@ import numpy as np
 
 from dlrun.core.dataset import Dataset, RawColumns
 from dlrun.core.errors import UserError
+from dlrun.data.cache import RemoteFile, fetch
 from dlrun.data.datasets import synthetic
-from dlrun.data.downloads import RemoteFile, fetch
 
 DIGITS = tuple("0123456789")
 GARMENTS = (

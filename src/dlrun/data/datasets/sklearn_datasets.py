@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dlrun.config.constraints import Probability
+from dlrun.config.annotations import Probability
 from dlrun.core.dataset import Dataset, RawColumns
 from dlrun.core.types import Kind
 from dlrun.data.preprocessing.numeric import StandardScaler

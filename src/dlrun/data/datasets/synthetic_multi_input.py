@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from dlrun.config.constraints import Count
+from dlrun.config.annotations import Count
 from dlrun.core.dataset import Dataset, Preprocessor, Ragged, RawColumns
 from dlrun.core.errors import UserError
 from dlrun.core.types import Kind

@@ -17,8 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from dlrun.core.errors import UserError
-from dlrun.core.files import atomic_write
-from dlrun.core.paths import user_cache
+from dlrun.core.files import atomic_write, user_cache
 from dlrun.data.images.decode import MAX_FILE_BYTES, ImageDecodeError, read_file_bytes
 
 # A member that unpacks to more than this many times its size is taken for a decompression bomb.

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from dlrun.core import json_text
-from dlrun.core.files import atomic_write, write_text
-from dlrun.core.paths import user_cache
+from dlrun.core import files as json_text
+from dlrun.core.files import atomic_write, user_cache, write_text
 from dlrun.data.images.archives import FileList, decode_name, read_bytes
 from dlrun.data.images.decode import ImageDecodeError, Reading
 from dlrun.data.images.decode_workers import iter_images

@@ -7,10 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from dlrun.config.constraints import Count, Natural, Probability
+from dlrun.config.annotations import Count, Natural, Probability
 from dlrun.core.dataset import Dataset, RawColumns
 from dlrun.core.errors import UserError
-from dlrun.data.fingerprints import fingerprint
+from dlrun.data.cache import fingerprint
 from dlrun.data.images import decode, image_folder
 from dlrun.data.images.archives import FileList
 from dlrun.data.images.decode import Reading, ResizeMode

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dlrun.config.constraints import DataPart
+from dlrun.config.annotations import DataPart
 from dlrun.core.dataset import Dataset, RawColumn, RawColumns, StoredColumn
 from dlrun.core.errors import UserError
 from dlrun.core.types import Kind

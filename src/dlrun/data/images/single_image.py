@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from dlrun.config.constraints import Count
+from dlrun.config.annotations import Count
 from dlrun.core.dataset import Dataset
 from dlrun.core.errors import UserError
 from dlrun.core.types import Kind

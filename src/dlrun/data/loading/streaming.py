@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from dlrun.core.dataset import Source, StoredColumn
+from dlrun.core.device import derive_seed
 from dlrun.core.errors import UserError
-from dlrun.core.random import derive_seed
 from dlrun.core.types import Batch, Kind
-from dlrun.data.loading.partition import partition_batch
-from dlrun.data.loading.table import transfer_to_device
+from dlrun.data.loading.table import partition_batch, transfer_to_device
 
 Made = TypeVar("Made")
 FileRows = tuple[int, np.ndarray]  # the index of a file, and row indices within it

@@ -1,4 +1,4 @@
-"""Batches of rows that fit in memory, as index selects from columns on the device."""
+"""Batches of rows that fit in memory: index selects on the device, shared among processes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,68 @@ import torch
 from torch import Tensor
 
 from dlrun.core.dataset import Source, StoredColumn
-from dlrun.core.random import derive_seed
+from dlrun.core.device import derive_seed
 from dlrun.core.types import Batch
+
+
+@dataclass(frozen=True)
+class BatchPartition:
+    """The share of one process in a batch.
+
+    A process that no row is left for holds the whole batch and counts none of it, so that it takes
+    the same steps as the others.
+
+    Attributes:
+        first: The index of its first row.
+        local_rows: The number of rows that it holds.
+        counted_rows: The number of them that count in sums over processes.
+        batch_rows: The number of rows of the whole batch.
+    """
+
+    first: int
+    local_rows: int
+    counted_rows: int
+    batch_rows: int
+
+
+def partition_batch(batch_rows: int, rank: int, size: int) -> BatchPartition:
+    """The contiguous share of one process; shares differ by one row at most.
+
+    Args:
+        batch_rows: The number of rows of the batch.
+        rank: The process, from 0.
+        size: The number of processes.
+    """
+    first, end = batch_rows * rank // size, batch_rows * (rank + 1) // size
+    # Collective operations wait for every process: none may leave a step out.
+    if end == first:
+        return BatchPartition(0, batch_rows, 0, batch_rows)
+    return BatchPartition(first, end - first, end - first, batch_rows)
+
+
+def partition_batches(
+    rows: Tensor, batch: int, rank: int, size: int
+) -> Iterator[tuple[Tensor, int]]:
+    """The rows of one process in several batches at once.
+
+    Args:
+        rows: Row indices (n,), each `batch` of them one batch.
+        batch: The number of rows of a batch; the last one may be smaller.
+        rank: The process, from 0.
+        size: The number of processes.
+
+    Yields:
+        Row indices, and how many of them are the share of one batch: first for all full batches,
+        then for a smaller last one.
+    """
+    # All full batches are one reshape, without a Python loop.
+    full_rows = len(rows) // batch * batch
+    for batches in (rows[:full_rows].view(-1, batch), rows[full_rows:].view(1, -1)):
+        if batches.numel():
+            share = partition_batch(batches.shape[1], rank, size)
+            end = share.first + share.local_rows
+            yield batches[:, share.first : end].reshape(-1), share.local_rows
+
 
 warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
 # Rows are gathered for many small batches at once and then cut, which costs a microsecond a batch.
@@ -215,8 +275,6 @@ class Table(Source):
             rows = slice(low, high) if order is None else order[low:high]
             shares: Iterable[tuple[Tensor | slice, int]] = [(rows, size)]
             if world > 1:
-                from dlrun.data.loading.partition import partition_batches
-
                 shares = partition_batches(self._row_numbers(rows), size, rank, world)
             for local_rows, count in shares:
                 columns = [column.batches(local_rows, count) for column in self.columns.values()]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from dlrun.config.constraints import Count
+from dlrun.config.annotations import Count
 from dlrun.core.dataset import Preprocessor, Ragged
 from dlrun.core.errors import UserError
 from dlrun.core.types import Kind

@@ -1,4 +1,4 @@
-"""Warns of values in held-out rows that no training row has; they never stop a run."""
+"""Warns of values and words in new rows that no training row has; they never stop a run."""
 
 from __future__ import annotations
 
@@ -8,8 +8,30 @@ from functools import partial
 
 import numpy as np
 
-from dlrun.core.dataset import ColumnLike, Dataset, PreparedData, Preprocessor, RawColumns
+from dlrun.core.dataset import ColumnLike, Dataset, PreparedData, Preprocessor, Ragged, RawColumns
 from dlrun.core.formatting import format_file_list
+from dlrun.data.preprocessing.padding import OUT_OF_WORDS, START
+
+
+def out_of_vocabulary_counts(
+    column: ColumnLike, steps: tuple[Preprocessor, ...]
+) -> np.ndarray | None:
+    """Count unknown words.
+
+    Args:
+        column: Raw texts, or word ids as Keras gives them.
+        steps: The fitted preprocessing of that column.
+
+    Returns:
+        Unknown words and all words of each text (N, 2); None without a list of known words, as
+        with hashing, or with n-grams that leave out single words.
+    """
+    if isinstance(column, Ragged):
+        words = column.values > START
+        unknown_words = words & (column.values == OUT_OF_WORDS)
+        return np.stack([column.count_marked(unknown_words), column.count_marked(words)], 1)
+    return steps[0].count_unknown_words(column) if steps else None
+
 
 log = logging.getLogger("dlrun")
 
@@ -83,7 +105,6 @@ def warn_new_values(
 def _describe_unknown_words(
     name: str, column: ColumnLike, steps: tuple[Preprocessor, ...]
 ) -> Iterator[str]:
-    from dlrun.data.preprocessing.out_of_vocabulary import out_of_vocabulary_counts
 
     counts = out_of_vocabulary_counts(column, steps)
     if counts is not None and counts[:, 0].sum():

@@ -7,23 +7,22 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
-from dlrun.config.constraints import Count, NonNegative
+from dlrun.config.annotations import Count, NonNegative
 from dlrun.core.dataset import Dataset, Preprocessor, RawColumns
 from dlrun.core.errors import UserError, format_names
 from dlrun.core.types import ForecastHorizon
 from dlrun.data.preprocessing.series import SeriesScaler, TargetScaler
 from dlrun.data.series import series_file
-from dlrun.data.series.imputation import MissingValuePolicy
-from dlrun.data.series.readings import TimeSeries
 from dlrun.data.series.series_file import SeriesReadOptions
 from dlrun.data.series.series_windows import (
     SERIES_INPUT,
+    MissingValuePolicy,
     SeriesSchema,
     build_series_windows,
     fingerprint_series,
     get_last_window,
 )
-from dlrun.data.series.timestamps import Gaps, median_step, split_at_gap
+from dlrun.data.series.timestamps import Gaps, TimeSeries, median_step, split_at_gap
 from dlrun.data.tabular.dates import DateOrder
 from dlrun.data.tabular.number_format import DecimalStyle
 

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from dlrun.core.errors import UserError, format_names
-from dlrun.data.series.readings import TimeSeries
-from dlrun.data.series.timestamps import parse_timestamps
+from dlrun.data.series.timestamps import TimeSeries, parse_timestamps
 from dlrun.data.tabular import csv_file
 from dlrun.data.tabular.csv_file import SEPARATORS, CsvTable
 from dlrun.data.tabular.dates import DateOrder

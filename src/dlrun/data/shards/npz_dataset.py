@@ -9,11 +9,10 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from dlrun.config.constraints import Count
+from dlrun.config.annotations import Count
 from dlrun.core.dataset import Dataset, RawColumns
 from dlrun.core.errors import UserError, format_names
-from dlrun.core.files import atomic_write
-from dlrun.core.paths import user_cache
+from dlrun.core.files import atomic_write, user_cache
 from dlrun.core.types import Kind
 from dlrun.data.datasets.synthetic import sample_note
 from dlrun.data.shards.npz_column import (

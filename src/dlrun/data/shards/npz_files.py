@@ -16,10 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from dlrun.core import json_text
+from dlrun.core import files
 from dlrun.core.errors import UserError, format_names
-from dlrun.core.files import write_text
-from dlrun.core.paths import user_cache
+from dlrun.core.files import user_cache, write_text
 
 READ_ERRORS = (
     zipfile.BadZipFile,
@@ -172,5 +171,5 @@ def _hash_file(path: Path) -> str:
         digest = hashlib.file_digest(handle, "sha256").hexdigest()
     record = {"size": stat.st_size, "time": stat.st_mtime_ns, "sha256": digest}
     with suppress(OSError):  # a cache that cannot be written costs another pass, no more
-        write_text(record_path, json_text.to_json(record))
+        write_text(record_path, files.to_json(record))
     return digest

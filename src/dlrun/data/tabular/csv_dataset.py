@@ -8,15 +8,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dlrun.config.constraints import Count, Fraction, Natural, Probability, TextPart
+from dlrun.config.annotations import Count, Fraction, Natural, Probability, TextPart
 from dlrun.core.dataset import Dataset
 from dlrun.core.errors import UserError
-from dlrun.data.fingerprints import fingerprint
+from dlrun.data.cache import fingerprint
 from dlrun.data.tabular import holdout
-from dlrun.data.tabular.column_types import split_columns
 from dlrun.data.tabular.csv_file import CsvTable, read_csv
 from dlrun.data.tabular.dates import DateOrder, resolve_date_order
-from dlrun.data.tabular.features import TIME_FEATURES, parse_features
+from dlrun.data.tabular.features import TIME_FEATURES, parse_features, split_columns
 from dlrun.data.tabular.number_format import DecimalStyle
 from dlrun.data.tabular.schema import (
     TableSchema,

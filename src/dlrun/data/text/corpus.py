@@ -8,12 +8,12 @@ from typing import Literal
 
 import numpy as np
 
-from dlrun.config.constraints import Count, NonNegative
+from dlrun.config.annotations import Count, NonNegative
 from dlrun.core.dataset import ColumnLike, Dataset, RawColumns, SlidingWindows
 from dlrun.core.errors import UserError
 from dlrun.core.types import Kind
+from dlrun.data.cache import RemoteFile, fetch
 from dlrun.data.datasets import synthetic
-from dlrun.data.downloads import RemoteFile, fetch
 from dlrun.data.preprocessing.language import TokenEncoder, TokenUnit, index_tokens
 from dlrun.data.tabular.text_encoding import decode_text
 

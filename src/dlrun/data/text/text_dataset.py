@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dlrun.config.constraints import Natural, Probability, TextPart
+from dlrun.config.annotations import Natural, Probability, TextPart
 from dlrun.core.dataset import Dataset
 from dlrun.core.errors import UserError, format_names
 from dlrun.core.formatting import format_file_list

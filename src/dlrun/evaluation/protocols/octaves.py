@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dlrun.config.constraints import Count
+from dlrun.config.annotations import Count
 from dlrun.core.dataset import Dataset
 from dlrun.core.types import FitJob, Result
 from dlrun.evaluation.protocols.plans import RowSplit

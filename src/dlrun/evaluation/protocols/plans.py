@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from dlrun.config.constraints import Count, Natural, Positive
+from dlrun.config.annotations import Count, Natural, Positive
 from dlrun.core.dataset import Dataset
 from dlrun.core.errors import UserError
 from dlrun.core.types import FitJob, Result

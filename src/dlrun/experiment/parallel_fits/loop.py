@@ -14,8 +14,7 @@ from dlrun.core.run_folder import RunFolder
 from dlrun.core.types import EpochRecord, FitJob, Result, Score
 from dlrun.experiment.builder import BuiltFit, ExperimentBuilder
 from dlrun.experiment.parallel_fits.stack import FitStack
-from dlrun.training.signals import handle_stop_signal
-from dlrun.training.trainer import AfterEpoch, Trainer
+from dlrun.training.trainer import AfterEpoch, Trainer, handle_stop_signal
 
 if TYPE_CHECKING:
     from dlrun.training.trainer import FitWatcher

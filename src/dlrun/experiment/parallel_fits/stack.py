@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dlrun.core.dataset import PreparedData
+from dlrun.core.device import derive_seed
 from dlrun.core.errors import NotStackable, TrainingDiverged
-from dlrun.core.random import derive_seed
 from dlrun.core.types import EpochRecord
 from dlrun.experiment.parallel_fits.batches import ParallelBatches, split_into_segments
-from dlrun.experiment.parallel_fits.meters import StackedMeter
-from dlrun.experiment.parallel_fits.objective import StackedObjective
+from dlrun.experiment.parallel_fits.objective import StackedMeter, StackedObjective
 from dlrun.training.fast.flat_optimizer import FlatOptimizer, supports_flat_step
 from dlrun.training.meter import Meter
 from dlrun.training.optimization import Optimization

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dlrun.config.constraints import Count
+from dlrun.config.annotations import Count
 from dlrun.core.types import Batch, Spec
 from dlrun.models.dense import build_hidden_layers
 from dlrun.models.layers import (

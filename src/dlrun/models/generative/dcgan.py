@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as bound_spectral_norm
 
-from dlrun.config.constraints import Count, NonNegative, Probability
+from dlrun.config.annotations import Count, NonNegative, Probability
 from dlrun.core.errors import UserError
 from dlrun.core.types import Spec
 from dlrun.models.layers import Init, initialize_weights

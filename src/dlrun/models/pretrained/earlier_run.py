@@ -15,10 +15,7 @@ from dlrun.core import checkpoint
 from dlrun.core.errors import UserError, format_names
 from dlrun.core.run_folder import RunFile, RunFolder
 from dlrun.core.types import Field, FitJob, Spec, horizon_from_dict, result_from_dict
-from dlrun.evaluation.answering_fits import (
-    describe_single_fit,
-    select_prediction_source,
-)
+from dlrun.evaluation.answering_fits import describe_single_fit, select_prediction_source
 from dlrun.models.model import Model, build_model
 from dlrun.models.pretrained import weights
 

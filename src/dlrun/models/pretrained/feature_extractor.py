@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from dlrun.config.constraints import NonNegative
+from dlrun.config.annotations import NonNegative
 from dlrun.core.errors import UserError, format_names
 from dlrun.core.types import Spec
 from dlrun.models.model import Model

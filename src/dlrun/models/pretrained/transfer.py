@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dlrun.config.constraints import Count, Positive, Probability
+from dlrun.config.annotations import Count, Positive, Probability
 from dlrun.core.errors import UserError
 from dlrun.core.types import CACHED_FEATURES, Batch, Field, FitJob, Spec
 from dlrun.models.dense import DenseModel, build_dense

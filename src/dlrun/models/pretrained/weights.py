@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from dlrun.core.errors import UserError
-from dlrun.core.paths import data_root
-from dlrun.data.downloads import describe_failure, make_fetch_function
+from dlrun.core.files import data_root
+from dlrun.data.cache import describe_failure, make_fetch_function
 
 log = logging.getLogger("dlrun")
 

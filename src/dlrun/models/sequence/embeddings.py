@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.core.errors import UserError, format_names
-from dlrun.core.paths import data_root
+from dlrun.core.files import data_root
 from dlrun.core.types import Field
 from dlrun.models.model import get_named_children
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from dlrun.config.constraints import Count, Probability
+from dlrun.config.annotations import Count, Probability
 from dlrun.core.errors import UserError
 from dlrun.core.types import Field
 from dlrun.models.layers import Activation

@@ -8,7 +8,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from dlrun.config.constraints import Count, NonNegative, Probability
+from dlrun.config.annotations import Count, NonNegative, Probability
 from dlrun.core.types import Batch, Field, Spec
 from dlrun.models.dense import DenseModel, build_dense
 from dlrun.models.layers import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dlrun.config.constraints import Count, NonNegative, Probability
+from dlrun.config.annotations import Count, NonNegative, Probability
 from dlrun.core.types import Spec
 from dlrun.models.layers import Activation, Init, build_convolution
 from dlrun.models.vision.convnet import HeadOptions, PoolingMode, build_convnet, get_image_inputs

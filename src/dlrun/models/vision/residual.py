@@ -6,7 +6,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from dlrun.config.constraints import Count, NonNegative, Probability
+from dlrun.config.annotations import Count, NonNegative, Probability
 from dlrun.core.types import Spec
 from dlrun.models.layers import Activation, Init, build_convolution, build_stride
 from dlrun.models.vision.convnet import (

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import nn
 
-from dlrun.config.constraints import Count, Natural, NonNegative, Probability
+from dlrun.config.annotations import Count, Natural, NonNegative, Probability
 from dlrun.core.types import Spec
 from dlrun.models.layers import ACTIVATIONS, Activation, Init, build_convolution
 from dlrun.models.vision.convnet import (

@@ -7,7 +7,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from dlrun.config.constraints import Count
+from dlrun.config.annotations import Count
 from dlrun.core.errors import UserError
 from dlrun.core.types import Field
 from dlrun.models.layers import Activation

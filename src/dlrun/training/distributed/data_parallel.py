@@ -13,16 +13,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dlrun.config.settings import Settings
-from dlrun.core import random
+from dlrun.core import device as random
 from dlrun.core.dataset import Source
+from dlrun.core.device import derive_seed
+from dlrun.core.environment import ProcessGroup
 from dlrun.core.errors import TrainingDiverged, UserError
 from dlrun.core.objective import Objective
-from dlrun.core.process_group import ProcessGroup
-from dlrun.core.random import derive_seed
 from dlrun.core.types import Batch
-from dlrun.data.loading.partition import partition_batch
-from dlrun.data.loading.table import EmptyBatches
-from dlrun.training import batch_norm
+from dlrun.data.loading.table import EmptyBatches, partition_batch
+from dlrun.training import step_runner
 from dlrun.training.distributed import fsdp
 from dlrun.training.distributed.process_group import TorchGroup
 from dlrun.training.meter import Meter, move_to_device
@@ -80,9 +79,9 @@ def check_data_parallel(
         raise UserError(
             "engine.shard=true shards a model that predicts targets, and this objective has none"
         )
-    if not batch_norm.uses_batch_norm(objective):
+    if not step_runner.uses_batch_norm(objective):
         return
-    rows = batch_norm.count_training_rows(train, settings.batch_rows, True)
+    rows = step_runner.count_training_rows(train, settings.batch_rows, True)
     for batch_rows in {min(settings.batch_rows, rows), rows % settings.batch_rows} - {0}:
         if any(
             partition_batch(batch_rows, rank, processes.world_size).local_rows == 1

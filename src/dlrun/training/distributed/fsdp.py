@@ -16,7 +16,7 @@ from dlrun.models.model import Model
 
 if TYPE_CHECKING:
     from dlrun.config.settings import Settings
-    from dlrun.core.process_group import ProcessGroup
+    from dlrun.core.environment import ProcessGroup
     from dlrun.training.distributed.process_group import TorchGroup
 
 

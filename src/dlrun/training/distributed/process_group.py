@@ -17,12 +17,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dlrun.core import device as random
 from dlrun.core import device as runtime
-from dlrun.core import random
+from dlrun.core.device import derive_seed
+from dlrun.core.environment import ProcessGroup
 from dlrun.core.errors import UserError
-from dlrun.core.process_group import ProcessGroup
-from dlrun.core.random import derive_seed
-from dlrun.data.loading.partition import BatchPartition, partition_batch
+from dlrun.data.loading.table import BatchPartition, partition_batch
 
 T = TypeVar("T")
 TIMEOUT = timedelta(days=1)  # whoever starts the processes sees one die; a slow one is waited for

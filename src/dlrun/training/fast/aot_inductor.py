@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from dlrun.core.errors import UserError
 from dlrun.core.types import Batch, Step
-from dlrun.models.onednn_linear import to_export_value
-from dlrun.training.fast.fused_optimizer import match_strides
+from dlrun.models.layers import to_export_value
 from dlrun.training.fast.tape import MAPPINGS, RecordedStep, collect_step_tensors
+from dlrun.training.optimizers import match_strides
 
 log = logging.getLogger(__name__)
 TensorFunction = Callable[..., Sequence[Tensor]]

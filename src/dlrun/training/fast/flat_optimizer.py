@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from dlrun.core.errors import UserError
-from dlrun.training.fast.fused_optimizer import (
+from dlrun.training.optimizers import (
     STATE_NAMES,
     UNSUPPORTED_OPTIONS,
     Group,

@@ -1,16 +1,24 @@
-"""Official files: located under the data root, downloaded with a bar, verified by checksum."""
+"""Files and rows fetched or parsed once: downloads, parsed files, datasets, fingerprints."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import sys
+import zipfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from dlrun.core import files
+from dlrun.core.dataset import Dataset, Ragged, RawColumn, RawColumns
 from dlrun.core.errors import UserError
-from dlrun.core.paths import data_root as root
+from dlrun.core.files import atomic_write, user_cache
+from dlrun.core.files import data_root as root
 
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two chunks
 
@@ -219,3 +227,94 @@ def _download_url(url: str, file: RemoteFile, path: Path) -> None:
 
 def _describe_file(file: RemoteFile) -> str:
     return f"{file.name} (sha256 {file.sha256})" if file.sha256 else file.name
+
+
+FORMAT_VERSION = 1  # increased when the same file is parsed in another way
+
+
+def load_or_parse(file: RemoteFile, member: str, parse: Callable[[], Ragged]) -> Ragged:
+    """What a parser makes of a verified official file, from the cache if it is there.
+
+    The copy is named by the file's checksum and carries its own (the archive's CRC): a damaged one
+    is parsed anew. If the cache cannot be written to, nothing is stored.
+
+    Args:
+        file: The official file.
+        member: What is parsed of it.
+        parse: Parses it.
+    """
+    path = user_cache() / "parsed" / f"{file.name}-{file.sha256[:16]}-{member}-{FORMAT_VERSION}.npz"
+    try:
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
+            return Ragged(archive["values"], archive["offsets"])
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        rows = parse()
+    with suppress(OSError), atomic_write(path) as fresh, fresh.open("wb") as target:
+        np.savez(target, values=rows.values, offsets=rows.offsets)
+    return rows
+
+
+def fingerprint(rows: RawColumns) -> str:
+    """The sha256 of column names, dtypes, shapes and values."""
+    digest = hashlib.sha256()
+    for name in sorted(rows):
+        column = rows[name]
+        # Columns on disk know the digest of their files: nothing is read again.
+        if isinstance(column, RawColumn) and (known := column.digest):
+            digest.update(f"{name} {known};".encode())
+            continue
+        arrays = column.arrays if isinstance(column, RawColumn) else (np.asarray(column),)
+        for array in arrays:
+            digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
+            digest.update(_to_bytes(array))
+    return digest.hexdigest()
+
+
+def _to_bytes(array: np.ndarray) -> Any:
+    # Objects have addresses for bytes, and numpy pads strings: join the texts.
+    if array.dtype.kind in "OU":
+        return "\0".join(map(str, array.ravel())).encode("utf-8", "surrogatepass")
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+MAX_DATASETS = 2  # held at a time: they stay in memory
+_held_datasets: dict[str, tuple[Dataset, str]] | None = None
+
+
+def open_cache() -> None:
+    """From here on hold what is read: the same data config is not read again."""
+    global _held_datasets
+    _held_datasets = {} if _held_datasets is None else _held_datasets
+
+
+def close_cache() -> None:
+    """Hold nothing any more."""
+    global _held_datasets
+    _held_datasets = None
+
+
+def load_cached_dataset(
+    node: Mapping[str, Any], load: Callable[[], Dataset]
+) -> tuple[Dataset, str]:
+    """The dataset of a data config, and its fingerprint.
+
+    Args:
+        node: The data config, which is the key, value for value.
+        load: Reads the dataset.
+    """
+    if _held_datasets is None:
+        dataset = load()
+        return dataset, fingerprint(dataset.dev)
+    key = files.to_canonical_json(node)
+    entry = _held_datasets.pop(key, None)
+    if entry is None:
+        dataset = load()
+        # A run that wrote to its rows would change those of the runs after it.
+        for column in dataset.dev.values():
+            if isinstance(column, np.ndarray):
+                column.flags.writeable = False
+        entry = dataset, fingerprint(dataset.dev)
+    while len(_held_datasets) >= MAX_DATASETS:
+        del _held_datasets[next(iter(_held_datasets))]
+    _held_datasets[key] = entry  # the last one used is the last one to go
+    return entry

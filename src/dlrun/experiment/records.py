@@ -1,20 +1,26 @@
-"""Remarks beside a result: what a fit leaves out, its units, which baselines it does not beat."""
+"""What a fit leaves in its run beside checkpoints: files, notes, the baseline's scores."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from dlrun.core import device
-from dlrun.core.dataset import Dataset
+from dlrun.core.dataset import Dataset, Source
+from dlrun.core.files import optional_write
 from dlrun.core.formatting import format_number
 from dlrun.core.run_folder import RunFile, RunFolder
-from dlrun.core.types import Score
-from dlrun.evaluation.mean_scores import NO_INTERVAL
+from dlrun.core.types import FitJob, Score
+from dlrun.evaluation import worst_errors
+from dlrun.evaluation.metrics import NO_INTERVAL
 from dlrun.experiment.builder import BuiltFit, ExperimentBuilder
+from dlrun.models.constant_model import ConstantKind, ConstantModel
 from dlrun.models.model import Model
+from dlrun.training.callbacks import BestCheckpoint, Callback
+from dlrun.training.meter import Meter
 from dlrun.training.schedules import is_better
-from dlrun.training.trainer import Trainer
+from dlrun.training.trainer import Trainer, evaluation_mode
 
 INTERVAL_WARNING = (
     "neighboring windows are alike, so the 95 % intervals are narrower than they should be"
@@ -64,7 +70,7 @@ def make_result_fields(
 def _describe_changed_settings(run: RunFolder, job: str) -> list[str]:
     if not run.exists(RunFile.CHANGES):
         return []
-    from dlrun.core.changed_settings import list_change_messages
+    from dlrun.core.checkpoint import list_change_messages
 
     return list_change_messages(run.folder, job)
 
@@ -193,3 +199,119 @@ def check_overfit(
         f"{relation} a tenth of the baseline's ({limit:.4g})"
     )
     return text, int(not passed)
+
+
+@dataclass(frozen=True)
+class HistoryWriter(Callback):
+    """Keeps the history of a fit on the disk up to date.
+
+    Attributes:
+        run: Folder of the run.
+        job: The fit.
+    """
+
+    run: RunFolder
+    job: FitJob
+
+    def begin(self, trainer: Trainer) -> None:
+        # An epoch that was cut is appended when it is complete.
+        complete = [row for row in trainer.history if row.epoch <= trainer.epoch]
+        self.run.write_history(self.job, complete)
+
+    def __call__(self, trainer: Trainer) -> None:
+        self.run.append_history(
+            self.job, [row for row in trainer.history if row.epoch == trainer.epoch]
+        )
+
+
+def begin_callbacks(trainer: Trainer, run: RunFolder, job: FitJob) -> None:
+    """Begin the callbacks of a fit, and have every epoch appended to its history on the disk."""
+    for callback in trainer.callbacks:
+        if isinstance(callback, Callback):
+            callback.begin(trainer)
+    writer = HistoryWriter(run, job)
+    writer.begin(trainer)
+    # Behind the best checkpoint: where the history cannot be written, no epoch is lost.
+    position = sum(isinstance(callback, BestCheckpoint) for callback in trainer.callbacks)
+    trainer.callbacks.insert(position, writer)
+
+
+def write_predictions(builder: ExperimentBuilder, fit: BuiltFit, split: str, meter: Meter) -> None:
+    """Store the predictions of a split, and its worst errors as images, texts and tables.
+
+    Args:
+        builder: Has the run folder and the dataset.
+        fit: Whose predictions they are.
+        split: 'train', 'val' or 'test'.
+        meter: Has kept the predictions of all rows.
+    """
+    predictions, dataset = meter.predictions(), builder.dataset
+    rows, row_numbers = builder.get_raw_rows(fit, split)
+    run, name = builder.run, fit.job.name
+    with optional_write(
+        "predictions are", run.path(RunFile.PREDICTIONS, job=name, split=split).parent
+    ):
+        # Without predictions, too: other commands ask which rows a split holds.
+        run.write_predictions(fit.job, split, predictions, row_numbers, meter.values())
+    if not predictions:
+        return
+    with optional_write("the worst errors are", run.path(RunFile.ERROR_FOLDER)):
+        worst_errors.write_largest_errors(
+            run.folder, name, split, dataset, rows, row_numbers, predictions, fit.data.spec.targets
+        )
+        if dataset.forecast:
+            from dlrun.evaluation.forecast_file import write_forecast
+
+            write_forecast(run.folder, name, split, dataset, rows, row_numbers, predictions)
+
+
+def solve_model(fit: BuiltFit, run: RunFolder) -> None:
+    """Have a model that no step trains find its weights.
+
+    On the training rows, an ensemble on the validation rows.
+    """
+    objective: Any = fit.trainer.objective
+    model = objective.model
+    if not isinstance(model, Model):
+        return
+    model.solve(fit.data.train)  # type: ignore[arg-type]
+    total = lambda outputs, batch: objective.total_loss(outputs, batch)  # noqa: E731
+    members = model.fit_weights(fit.data.val, total)
+    if members is not None:
+        run.write_json(RunFile.MEMBERS, members)
+
+
+def compute_baseline_scores(baseline: Trainer, split: str, source: Source) -> dict[str, Score]:
+    """Score the baseline: of a constant prediction, each metric takes the constant that is best by
+    it.
+
+    Args:
+        baseline: A trainer that holds the baseline.
+        split: 'train', 'val' or 'test'.
+        source: Its rows.
+    """
+    model = baseline.objective.model
+    scores = baseline.run_epoch(split, source).scores()
+    if not isinstance(model, ConstantModel):
+        return scores
+    scores_by_output = {get_prediction_key(model, model.which): scores}
+    for name, (_, metric) in baseline.metrics.items():
+        key = get_prediction_key(model, metric.constant)
+        if key not in scores_by_output:
+            model.select_output(metric.constant)
+            scores_by_output[key] = baseline.run_epoch(split, source).scores()
+        scores = scores | {name: scores_by_output[key][name]}
+    model.select_output("loss")
+    return scores
+
+
+def get_prediction_key(model: ConstantModel, kind: ConstantKind) -> tuple[int, ...]:
+    """A key that is the same for two constants that are the same for every target."""
+    return tuple(id(model.get_output(name, kind)) for name in model.targets)
+
+
+def compute_objective_scores(trainer: Trainer, source: Source, seed: int) -> dict[str, Score]:
+    """The objective's own scores of a whole split, drawn with the random numbers of this seed."""
+    batch_rows = trainer.settings.get_inference_batch_size(trainer.data.spec)
+    with evaluation_mode(trainer, seed):
+        return trainer.objective.split_scores(source.batches(batch_rows))
