@@ -192,7 +192,7 @@ def loops(bench: Any, work: Any, folder: Path) -> tuple[Iterator[int], ...]:
     hand, mine = bench.by_hand(work, table, folder), bench.ours(work, table, folder)
     next(hand), next(mine)
     bench.Trainer = made
-    same = forwards(work, table, trainers[0].settings.rows_at_once(work.spec))
+    same = forwards(work, table, trainers[0].settings.get_inference_batch_size(work.spec))
     forward, evaluate = forwards(work, table, work.batch_size), evaluations(trainers[0], table)
     next(forward), next(same), next(evaluate)
     return hand, mine, forward, same, evaluate
